@@ -1,0 +1,5 @@
+//! A lock-free broadcast event bus.
+#![deny(missing_docs, clippy::undocumented_unsafe_blocks, unsafe_op_in_unsafe_fn)]
+#![cfg_attr(not(feature = "std"), no_std)]
+
+extern crate alloc;
