@@ -3,3 +3,8 @@
 #![cfg_attr(not(feature = "std"), no_std)]
 
 extern crate alloc;
+
+pub mod ring;
+mod sync;
+#[cfg(feature = "std")]
+mod wait;

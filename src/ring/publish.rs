@@ -1,0 +1,644 @@
+//! Making a ring, and publishing into it.
+
+use alloc::sync::Arc;
+use core::fmt;
+use core::ops::{Deref, Range};
+use core::sync::atomic::Ordering::Relaxed;
+
+use bytemuck::Pod;
+
+use super::error::{BatchError, ConfigError, PositionError, PublishError};
+use super::reader::Reader;
+use super::slots::{MAX_SEQ, Slots, Step, Written};
+use super::{Bytes, MAX_SLOT_BYTES, Payload, Typed};
+use crate::sync::{AtomicU64, CLAIM_TRIES};
+#[cfg(feature = "std")]
+use crate::wait::WaitList;
+
+/// What readers do while there is nothing to read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wait {
+    /// Look for a few microseconds, then sleep until a publisher wakes them. A publisher pays one load to see
+    /// that nobody sleeps (on Linux; elsewhere also a full fence), and the system calls that wake whoever does.
+    #[default]
+    Park,
+    /// Never sleep: a waiting reader looks again and again, at the cost of a whole core. A publisher pays nothing.
+    Spin,
+}
+
+/// How a ring is made.
+///
+/// ```
+/// use lapwing::ring::{Config, Wait};
+///
+/// let ring = Config::new(1000).wait(Wait::Spin).bytes(512)?;
+/// let prices = Config::new(4096).typed::<[f64; 2]>()?;
+/// # Ok::<(), lapwing::ring::ConfigError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Config {
+    capacity: u64,
+    wait: Wait,
+    first_seq: u64,
+}
+
+impl Config {
+    /// A ring that holds `capacity` events: exactly, any number from 1 on.
+    pub fn new(capacity: u64) -> Self {
+        Self { capacity, wait: Wait::Park, first_seq: 1 }
+    }
+
+    /// What readers do while there is nothing to read. [`Wait::Park`] if not told.
+    pub fn wait(mut self, wait: Wait) -> Self {
+        self.wait = wait;
+        self
+    }
+
+    /// The number of the first event: 1 if not told, at most [`MAX_SEQ`]. A stream that goes on where an earlier
+    /// run ended keeps its numbers so; a reader positioned before it is told those numbers as dropped.
+    pub fn first_seq(mut self, seq: u64) -> Self {
+        self.first_seq = seq;
+        self
+    }
+
+    /// A ring of byte slices of 0 to `slot_bytes` bytes. All its memory is taken and touched here: per event,
+    /// 24 bytes and the slot size, rounded up to cache lines.
+    ///
+    /// # Errors
+    ///
+    /// When the capacity is 0 or too large for the address space, the slot size is beyond 32 bits, the first
+    /// seq is out of range, or the allocator refuses the memory.
+    pub fn bytes(self, slot_bytes: usize) -> Result<Ring, ConfigError> {
+        if slot_bytes > MAX_SLOT_BYTES {
+            return Err(ConfigError::SlotBytes { given: slot_bytes, max: MAX_SLOT_BYTES });
+        }
+        Ring::make(self, Bytes::stride(slot_bytes), slot_bytes)
+    }
+
+    /// A ring of values of one plain type. All its memory is taken and touched here: per event, 16 bytes and the
+    /// value's size, rounded up to a power of two, or to cache lines.
+    ///
+    /// # Errors
+    ///
+    /// As for [`bytes`](Self::bytes).
+    pub fn typed<T: Pod + fmt::Debug + Send + Sync>(self) -> Result<TypedRing<T>, ConfigError> {
+        TypedRing::make(self, Typed::<T>::STRIDE.unwrap_or(0), size_of::<T>())
+    }
+}
+
+/// What publishers, readers and handles of one ring share.
+pub(super) struct Shared<P> {
+    pub(super) slots: Slots<P>,
+    pub(super) slot_bytes: usize,
+    #[cfg(feature = "std")]
+    pub(super) waiters: Option<WaitList>,
+    wait: Wait,
+    overruns: AtomicU64,
+    abandoned: AtomicU64,
+}
+
+impl<P: Payload> Shared<P> {
+    /// To be called when anything has changed for readers.
+    #[inline(always)]
+    fn notify(&self) {
+        #[cfg(feature = "std")]
+        if let Some(waiters) = &self.waiters {
+            waiters.notify();
+        }
+    }
+
+    fn close(&self) -> bool {
+        let closed = self.slots.close();
+        #[cfg(feature = "std")]
+        if let (true, Some(waiters)) = (closed, &self.waiters) {
+            waiters.wake_all();
+        }
+        closed
+    }
+
+    fn check_len(&self, len: usize) -> Result<(), PublishError> {
+        if len > self.slot_bytes {
+            return Err(PublishError::TooLarge { len, slot_bytes: self.slot_bytes });
+        }
+        Ok(())
+    }
+
+    fn max_tries(&self) -> u64 {
+        CLAIM_TRIES.min(self.slots.capacity())
+    }
+
+    #[inline(always)]
+    fn write(&self, seq: u64, fill: impl FnOnce(&[AtomicU64]), step: &mut impl FnMut(Step, u64)) -> bool {
+        match self.slots.write(seq, self.slots.slot_of(seq), fill, step) {
+            Written::Committed => return true,
+            Written::Overrun => self.overruns.fetch_add(1, Relaxed),
+            Written::Abandoned => return false,
+        };
+        true
+    }
+
+    #[inline(always)]
+    fn publish(
+        &self,
+        fill: impl Fn(&[AtomicU64]),
+        mut step: impl FnMut(Step, u64),
+    ) -> Result<u64, PublishError> {
+        let mut tried = 0;
+        let result = loop {
+            let Some(seq) = self.slots.claim(1) else { break Err(PublishError::Closed) };
+            if self.write(seq, &fill, &mut step) {
+                break Ok(seq);
+            }
+            tried += 1;
+            if tried == self.max_tries() {
+                break Err(PublishError::Stalled { tried });
+            }
+        };
+        self.given_up(tried);
+        self.notify();
+        result
+    }
+
+    #[inline(always)]
+    fn given_up(&self, seqs: u64) {
+        if seqs != 0 {
+            self.abandoned.fetch_add(seqs, Relaxed);
+        }
+    }
+
+    /// Publishes `n` events, of which `fill` writes the one at an index. On an error, with how many before it.
+    fn publish_batch(
+        &self,
+        n: usize,
+        fill: impl Fn(usize, &[AtomicU64]),
+    ) -> Result<Range<u64>, (usize, PublishError)> {
+        let mut done = 0;
+        let mut seqs = 0..0;
+        let mut tried = 0; // since the last event that went in
+        let mut given_up = 0;
+        let mut result = Ok(());
+        while done < n && result.is_ok() {
+            let claimed = ((n - done) as u64).min(self.slots.capacity());
+            let Some(first) = self.slots.claim(claimed) else {
+                result = Err(PublishError::Closed);
+                break;
+            };
+            for seq in first..first + claimed {
+                if result.is_err() {
+                    self.slots.abandon(seq);
+                    given_up += 1;
+                } else if self.write(seq, |words| fill(done, words), &mut |_, _| ()) {
+                    if done == 0 {
+                        seqs.start = seq;
+                    }
+                    seqs.end = seq + 1;
+                    done += 1;
+                    tried = 0;
+                } else {
+                    tried += 1;
+                    given_up += 1;
+                    if tried == self.max_tries() {
+                        result = Err(PublishError::Stalled { tried });
+                    }
+                }
+            }
+        }
+        self.given_up(given_up);
+        self.notify();
+        result.map(|()| seqs).map_err(|error| (done, error))
+    }
+}
+
+/// A ring seen from outside, for those who do not publish: it makes readers and tells how things stand. It can
+/// be cloned, and does not keep the ring from being closed.
+pub struct Handle<P: Payload = Bytes> {
+    pub(super) shared: Arc<Shared<P>>,
+}
+
+impl<P: Payload> Clone for Handle<P> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl<P: Payload> Handle<P> {
+    /// A reader that starts with the oldest event there is.
+    pub fn reader_from_oldest(&self) -> Reader<P> {
+        Reader::new(self, self.shared.slots.oldest())
+    }
+
+    /// A reader that starts after everything that is [`readable`](Self::readable) now: it misses nothing whose
+    /// publish has not returned yet. Costs one look at every slot.
+    pub fn reader_from_now(&self) -> Reader<P> {
+        Reader::new(self, self.readable() + 1)
+    }
+
+    /// A reader that starts after the event `seq`: 0 before the first one, the newest for what comes next. When
+    /// what follows `seq` is overwritten already, the first read says so.
+    ///
+    /// # Errors
+    ///
+    /// When `seq` is beyond the newest event: such a position is not of this ring.
+    pub fn reader_after(&self, seq: u64) -> Result<Reader<P>, PositionError> {
+        Ok(Reader::new(self, self.position_after(seq)?))
+    }
+
+    pub(super) fn position_after(&self, seq: u64) -> Result<u64, PositionError> {
+        let newest = self.newest();
+        if seq > newest { Err(PositionError { given: seq, newest }) } else { Ok(seq + 1) }
+    }
+
+    /// The last claimed seq; one before the first, if there is none. Its event may still be on its way.
+    pub fn newest(&self) -> u64 {
+        self.shared.slots.newest()
+    }
+
+    /// The oldest seq that can still be there.
+    pub fn oldest(&self) -> u64 {
+        self.shared.slots.oldest()
+    }
+
+    /// The last seq up to which a reader waits for none: each one is readable, or overwritten, or given up.
+    /// Costs one look at every slot.
+    pub fn readable(&self) -> u64 {
+        self.shared.slots.readable()
+    }
+
+    /// How many events the ring holds.
+    pub fn capacity(&self) -> u64 {
+        self.shared.slots.capacity()
+    }
+
+    /// The most bytes a payload can have.
+    pub fn slot_bytes(&self) -> usize {
+        self.shared.slot_bytes
+    }
+
+    /// The bytes of memory that the slots take.
+    pub fn memory(&self) -> usize {
+        self.shared.slots.memory()
+    }
+
+    /// What readers do while there is nothing to read.
+    pub fn wait(&self) -> Wait {
+        self.shared.wait
+    }
+
+    /// How many events were overwritten before their publisher could write them: it was stopped for a whole lap.
+    /// Readers count them as dropped.
+    pub fn overruns(&self) -> u64 {
+        self.shared.overruns.load(Relaxed)
+    }
+
+    /// How many numbers were given up because an earlier event was still being written to their slot. Readers
+    /// count them as dropped.
+    pub fn abandoned(&self) -> u64 {
+        self.shared.abandoned.load(Relaxed)
+    }
+}
+
+impl<P: Payload> fmt::Debug for Handle<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle")
+            .field("capacity", &self.capacity())
+            .field("slot_bytes", &self.slot_bytes())
+            .field("newest", &self.newest())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The right to publish: the ring closes when it is dropped.
+struct Publisher<P: Payload>(Handle<P>);
+
+impl<P: Payload> Drop for Publisher<P> {
+    fn drop(&mut self) {
+        self.0.shared.close();
+    }
+}
+
+/// A ring that any number of threads publish into, through `&Ring` or an `Arc<Ring>`.
+///
+/// ```
+/// use lapwing::ring::Ring;
+///
+/// let ring = Ring::new(64, 128)?;
+/// let mut reader = ring.reader_from_oldest();
+/// std::thread::scope(|scope| {
+///     for name in ["left", "right"] {
+///         let ring = &ring;
+///         scope.spawn(move || ring.publish(name.as_bytes()));
+///     }
+/// });
+/// ring.close();
+/// while let Ok(read) = reader.try_read() {
+///     println!("{read:?}");
+/// }
+/// # Ok::<(), lapwing::ring::ConfigError>(())
+/// ```
+///
+/// It dereferences to a [`Handle`], which makes readers. Dropping it closes it.
+pub struct Ring<P: Payload = Bytes> {
+    publisher: Publisher<P>,
+}
+
+/// A ring of plain values of one size. See [`Ring`].
+///
+/// ```
+/// use lapwing::ring::{Read, TypedRing};
+///
+/// let ring = TypedRing::new(1024)?;
+/// let mut reader = ring.reader_from_oldest();
+/// ring.publish(&7u64)?;
+/// let event = reader.try_read()?.event().unwrap();
+/// assert_eq!((event.seq, event.value), (1, 7));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub type TypedRing<T> = Ring<Typed<T>>;
+
+impl<P: Payload> Ring<P> {
+    fn make(config: Config, stride: usize, slot_bytes: usize) -> Result<Self, ConfigError> {
+        let Config { capacity, wait, first_seq } = config;
+        let shared = Shared {
+            slots: Slots::new(capacity, stride, first_seq)?,
+            slot_bytes,
+            #[cfg(feature = "std")]
+            waiters: (wait == Wait::Park).then(WaitList::new),
+            wait,
+            overruns: AtomicU64::new(0),
+            abandoned: AtomicU64::new(0),
+        };
+        Ok(Self { publisher: Publisher(Handle { shared: Arc::new(shared) }) })
+    }
+
+    /// Ends the ring: no event is published any more, readers get what is there and then are told. False when
+    /// it was closed already.
+    pub fn close(&self) -> bool {
+        self.publisher.0.shared.close()
+    }
+
+    /// A handle that can be given to those who do not publish.
+    pub fn handle(&self) -> Handle<P> {
+        self.publisher.0.clone()
+    }
+
+    /// The same ring with one publisher only, which needs no locked instruction. There is no other one, since
+    /// this takes the ring by value.
+    pub fn into_exclusive(self) -> Exclusive<P> {
+        let slots = &self.shared.slots;
+        let next = slots.newest() + 1;
+        Exclusive { next, slot: slots.slot_of(next), closed: !self.is_open(), publisher: self.publisher }
+    }
+
+    fn is_open(&self) -> bool {
+        self.shared.slots.is_open()
+    }
+}
+
+impl<P: Payload> Deref for Ring<P> {
+    type Target = Handle<P>;
+
+    #[inline(always)]
+    fn deref(&self) -> &Handle<P> {
+        &self.publisher.0
+    }
+}
+
+impl<P: Payload> fmt::Debug for Ring<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Ring").field(&self.publisher.0).finish()
+    }
+}
+
+impl Ring {
+    /// A ring of `capacity` events of up to `slot_bytes` bytes, whose readers park. See [`Config`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Config::bytes`].
+    pub fn new(capacity: u64, slot_bytes: usize) -> Result<Self, ConfigError> {
+        Config::new(capacity).bytes(slot_bytes)
+    }
+
+    /// Publishes an event with the tag 0 and returns its seq.
+    ///
+    /// Costs two locked instructions and the copy of the bytes.
+    ///
+    /// # Errors
+    ///
+    /// When the payload is longer than a slot, when the ring is closed, or when every slot that may be tried is
+    /// held by a stalled publisher. Nothing is published then.
+    #[inline]
+    pub fn publish(&self, bytes: &[u8]) -> Result<u64, PublishError> {
+        self.publish_tagged(0, bytes)
+    }
+
+    /// Publishes an event with a tag, by which readers can skip it. See [`publish`](Self::publish).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`publish`](Self::publish).
+    #[inline]
+    pub fn publish_tagged(&self, tag: u16, bytes: &[u8]) -> Result<u64, PublishError> {
+        let shared = &*self.shared;
+        shared.check_len(bytes.len())?;
+        shared.publish(|words| Bytes::store(words, tag, bytes), |_, _| ())
+    }
+
+    /// Publishes events, each a tag and a payload, with one claim for all of them (or for each `capacity`
+    /// of them), and returns their numbers: as many as there are events, unless the slot of one was held by a
+    /// stalled publisher and had to be stepped over. They keep their order.
+    ///
+    /// # Errors
+    ///
+    /// As for [`publish`](Self::publish). A payload that is too long is found before anything is published; the
+    /// other errors can come in the middle, and tell how many events are published.
+    pub fn publish_batch(&self, events: &[(u16, &[u8])]) -> Result<Range<u64>, BatchError> {
+        check_batch(&self.shared, events)?;
+        self.shared
+            .publish_batch(events.len(), |at, words| Bytes::store(words, events[at].0, events[at].1))
+            .map_err(|(published, error)| BatchError { published, index: published, error })
+    }
+
+    /// [`publish_tagged`](Self::publish_tagged), with a call at every [`Step`] of it: a test stops a publisher
+    /// there, or lets something else happen first.
+    #[cfg(any(test, loom))]
+    pub fn publish_stepped(
+        &self,
+        tag: u16,
+        bytes: &[u8],
+        step: impl FnMut(Step, u64),
+    ) -> Result<u64, PublishError> {
+        self.shared.check_len(bytes.len())?;
+        self.shared.publish(|words| Bytes::store(words, tag, bytes), step)
+    }
+}
+
+/// Finds a payload that is too long before anything is published.
+fn check_batch(shared: &Shared<Bytes>, events: &[(u16, &[u8])]) -> Result<(), BatchError> {
+    let too_large = |(index, (_, bytes)): (usize, &(u16, &[u8]))| {
+        shared.check_len(bytes.len()).err().map(|error| BatchError { published: 0, index, error })
+    };
+    events.iter().enumerate().find_map(too_large).map_or(Ok(()), Err)
+}
+
+impl<T: Pod + fmt::Debug + Send + Sync> Ring<Typed<T>> {
+    /// A ring of `capacity` values, whose readers park. See [`Config`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Config::typed`].
+    pub fn new(capacity: u64) -> Result<Self, ConfigError> {
+        Config::new(capacity).typed()
+    }
+
+    /// Publishes a value and returns its seq.
+    ///
+    /// # Errors
+    ///
+    /// When the ring is closed, or when every slot that may be tried is held by a stalled publisher.
+    #[inline]
+    pub fn publish(&self, value: &T) -> Result<u64, PublishError> {
+        self.shared.publish(|words| Typed::store(words, value), |_, _| ())
+    }
+
+    /// Publishes values with one claim for all of them (or for each `capacity` of them), and returns their
+    /// numbers. See [`Ring::publish_batch`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`publish`](Self::publish), with the number of values that are published.
+    pub fn publish_batch(&self, values: &[T]) -> Result<Range<u64>, BatchError> {
+        self.shared
+            .publish_batch(values.len(), |at, words| Typed::store(words, &values[at]))
+            .map_err(|(published, error)| BatchError { published, index: published, error })
+    }
+}
+
+/// The only publisher of a ring: publishing takes `&mut`, plain stores, and no locked instruction.
+///
+/// ```
+/// use lapwing::ring::Ring;
+///
+/// let mut publisher = Ring::new(1024, 64)?.into_exclusive();
+/// let mut reader = publisher.reader_from_now();
+/// publisher.publish(b"tick")?;
+/// assert_eq!(reader.try_read()?.event().unwrap().bytes, b"tick");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// It dereferences to a [`Handle`], which makes readers. Dropping it closes the ring.
+pub struct Exclusive<P: Payload = Bytes> {
+    publisher: Publisher<P>,
+    next: u64,
+    /// The slot of `next`.
+    slot: u64,
+    closed: bool,
+}
+
+impl<P: Payload> Exclusive<P> {
+    /// Ends the ring. See [`Ring::close`].
+    pub fn close(&mut self) -> bool {
+        self.closed = true;
+        self.shared.close()
+    }
+
+    /// The ring for any number of publishers again.
+    pub fn into_shared(self) -> Ring<P> {
+        Ring { publisher: self.publisher }
+    }
+
+    /// A handle that can be given to those who do not publish.
+    pub fn handle(&self) -> Handle<P> {
+        self.publisher.0.clone()
+    }
+
+    #[inline(always)]
+    fn write(&mut self, n: usize, fill: impl Fn(usize, &[AtomicU64])) -> Result<Range<u64>, PublishError> {
+        let first = self.next;
+        if self.closed || n as u64 > MAX_SEQ + 1 - first {
+            self.close();
+            return Err(PublishError::Closed);
+        }
+        let end = first + n as u64;
+        let shared = &*self.publisher.0.shared;
+        shared.slots.claim_exclusive(end - 1);
+        for at in 0..n {
+            shared.slots.write_exclusive(self.next, self.slot, |words| fill(at, words));
+            self.slot = shared.slots.after(self.slot);
+            self.next += 1;
+        }
+        shared.notify();
+        Ok(first..end)
+    }
+}
+
+impl Exclusive {
+    /// Publishes an event with the tag 0 and returns its seq.
+    ///
+    /// # Errors
+    ///
+    /// When the payload is longer than a slot, or the ring is closed. Nothing is published then.
+    #[inline]
+    pub fn publish(&mut self, bytes: &[u8]) -> Result<u64, PublishError> {
+        self.publish_tagged(0, bytes)
+    }
+
+    /// Publishes an event with a tag, by which readers can skip it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`publish`](Self::publish).
+    #[inline]
+    pub fn publish_tagged(&mut self, tag: u16, bytes: &[u8]) -> Result<u64, PublishError> {
+        self.shared.check_len(bytes.len())?;
+        self.write(1, |_, words| Bytes::store(words, tag, bytes)).map(|seqs| seqs.start)
+    }
+
+    /// Publishes events, each a tag and a payload, and returns their numbers.
+    ///
+    /// # Errors
+    ///
+    /// As for [`publish`](Self::publish); nothing is published then.
+    pub fn publish_batch(&mut self, events: &[(u16, &[u8])]) -> Result<Range<u64>, BatchError> {
+        check_batch(&self.shared, events)?;
+        self.write(events.len(), |at, words| Bytes::store(words, events[at].0, events[at].1))
+            .map_err(|error| BatchError { published: 0, index: 0, error })
+    }
+}
+
+impl<T: Pod + fmt::Debug + Send + Sync> Exclusive<Typed<T>> {
+    /// Publishes a value and returns its seq.
+    ///
+    /// # Errors
+    ///
+    /// When the ring is closed.
+    #[inline]
+    pub fn publish(&mut self, value: &T) -> Result<u64, PublishError> {
+        self.write(1, |_, words| Typed::store(words, value)).map(|seqs| seqs.start)
+    }
+
+    /// Publishes values and returns their numbers.
+    ///
+    /// # Errors
+    ///
+    /// When the ring is closed; nothing is published then.
+    pub fn publish_batch(&mut self, values: &[T]) -> Result<Range<u64>, BatchError> {
+        self.write(values.len(), |at, words| Typed::store(words, &values[at]))
+            .map_err(|error| BatchError { published: 0, index: 0, error })
+    }
+}
+
+impl<P: Payload> Deref for Exclusive<P> {
+    type Target = Handle<P>;
+
+    #[inline(always)]
+    fn deref(&self) -> &Handle<P> {
+        &self.publisher.0
+    }
+}
+
+impl<P: Payload> fmt::Debug for Exclusive<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Exclusive").field(&self.publisher.0).finish()
+    }
+}

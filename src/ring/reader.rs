@@ -1,0 +1,725 @@
+//! Reading: positions, filters, and the ways to wait.
+
+use alloc::sync::Arc;
+use core::fmt;
+use core::sync::atomic::Ordering::Relaxed;
+
+use super::error::{PositionError, TryReadError};
+use super::publish::{Handle, Shared};
+use super::slots::Seen;
+use super::{Bytes, Dropped, Payload, Read, Typed, copy};
+use crate::sync::AtomicU64;
+
+/// One bit for every tag that is wanted.
+type Filter = [u64; (u16::MAX as usize + 1) / 64];
+
+/// A position in a ring, and a buffer that events are copied into.
+///
+/// ```
+/// use lapwing::ring::{Read, Ring, TryReadError};
+///
+/// let ring = Ring::new(2, 16)?;
+/// for word in ["one", "two", "three"] {
+///     ring.publish(word.as_bytes())?;
+/// }
+/// let mut reader = ring.reader_after(0)?;
+/// assert!(matches!(reader.try_read()?, Read::Dropped(dropped) if (dropped.from, dropped.to) == (1, 1)));
+/// assert_eq!(reader.try_read()?.event().unwrap().bytes, b"two");
+/// assert_eq!(reader.try_read()?.event().unwrap().bytes, b"three");
+/// assert_eq!(reader.try_read(), Err(TryReadError::Empty));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// Every reader sees every event. A clone starts at the same position, with the same filter. A reader keeps the
+/// ring's memory, but does not keep it open.
+///
+/// Reads take no memory once the reader has waited for the first time.
+pub struct Reader<P: Payload = Bytes> {
+    handle: Handle<P>,
+    next: u64,
+    /// The slot of `next`.
+    slot: u64,
+    buffer: P::Buffer,
+    filter: Option<Arc<Filter>>,
+    skipped: u64,
+    #[cfg(feature = "std")]
+    waiting: waiting::Waiting,
+}
+
+/// A reader of a [`TypedRing`](super::TypedRing).
+pub type TypedReader<T> = Reader<Typed<T>>;
+
+/// A seq, and what is known of the event in the buffer.
+type Found<P> = (u64, <P as Payload>::Meta);
+
+impl<P: Payload> Reader<P> {
+    pub(super) fn new(handle: &Handle<P>, next: u64) -> Self {
+        let shared = &handle.shared;
+        Self {
+            next,
+            slot: shared.slots.slot_of(next),
+            buffer: P::buffer(shared.slot_bytes),
+            filter: None,
+            skipped: 0,
+            #[cfg(feature = "std")]
+            waiting: waiting::Waiting::new(shared.waiters.as_ref()),
+            handle: handle.clone(),
+        }
+    }
+
+    fn shared(&self) -> &Shared<P> {
+        &self.handle.shared
+    }
+
+    /// The ring.
+    pub fn handle(&self) -> &Handle<P> {
+        &self.handle
+    }
+
+    /// The seq that the next read looks for.
+    pub fn next_seq(&self) -> u64 {
+        self.next
+    }
+
+    /// How many events are claimed that this reader has not read, of which it has lost those beyond the ring's
+    /// capacity.
+    pub fn lag(&self) -> u64 {
+        (self.shared().slots.newest() + 1).saturating_sub(self.next)
+    }
+
+    /// How many events the filter has skipped.
+    pub fn skipped(&self) -> u64 {
+        self.skipped
+    }
+
+    /// Moves to the oldest event there is.
+    pub fn move_to_oldest(&mut self) {
+        self.move_to(self.shared().slots.oldest());
+    }
+
+    /// Moves to what comes after everything that is readable now. See [`Handle::reader_from_now`].
+    pub fn move_to_now(&mut self) {
+        self.move_to(self.shared().slots.readable() + 1);
+    }
+
+    /// Moves to what comes after `seq`. See [`Handle::reader_after`].
+    ///
+    /// # Errors
+    ///
+    /// When `seq` is beyond the newest event. The reader stays where it is.
+    pub fn move_after(&mut self, seq: u64) -> Result<(), PositionError> {
+        self.move_to(self.handle.position_after(seq)?);
+        Ok(())
+    }
+
+    fn move_to(&mut self, next: u64) {
+        self.next = next;
+        self.slot = self.shared().slots.slot_of(next);
+    }
+
+    /// The next event, or what was lost before it, without waiting.
+    ///
+    /// Costs a copy of the event's bytes. With a filter it goes on until it meets a wanted event, a loss, or the
+    /// newest event; a skipped one costs two looks at its stamp and one at its tag.
+    ///
+    /// # Errors
+    ///
+    /// [`TryReadError::Empty`] when there is no event yet, [`TryReadError::Closed`] when there will be none.
+    #[inline]
+    pub fn try_read(&mut self) -> Result<Read<P::Event<'_>>, TryReadError> {
+        let found = self.poll()?;
+        Ok(self.hand_out(found))
+    }
+
+    #[inline(always)]
+    fn hand_out(&self, found: Read<Found<P>>) -> Read<P::Event<'_>> {
+        found.map(|(seq, meta)| P::event(seq, meta, &self.buffer))
+    }
+
+    #[inline(always)]
+    fn poll(&mut self) -> Result<Read<Found<P>>, TryReadError> {
+        self.poll_with(|_, words, buffer| P::load(words, buffer))
+    }
+
+    /// Looks at the next wanted event by `look`, whose result is discarded if a publisher came meanwhile.
+    #[inline(always)]
+    fn poll_with<R>(
+        &mut self,
+        mut look: impl FnMut(u64, &[AtomicU64], &mut P::Buffer) -> R,
+    ) -> Result<Read<(u64, R)>, TryReadError> {
+        let slots = &self.handle.shared.slots;
+        loop {
+            let next = self.next;
+            let seen = slots.read(next, self.slot, |words| match self.filter.as_deref() {
+                Some(filter) if !wants(filter, P::tag(words)) => None,
+                _ => Some(look(next, words, &mut self.buffer)),
+            });
+            match seen {
+                Seen::Event(result) => {
+                    self.next += 1;
+                    self.slot = slots.after(self.slot);
+                    match result {
+                        Some(result) => return Ok(Read::Event((next, result))),
+                        None => self.skipped += 1,
+                    }
+                }
+                Seen::Dropped(to) => {
+                    self.next = to + 1;
+                    self.slot = slots.slot_of(self.next);
+                    return Ok(Read::Dropped(Dropped { from: next, to }));
+                }
+                Seen::Nothing => return Err(TryReadError::Empty),
+                Seen::Closed => return Err(TryReadError::Closed),
+            }
+        }
+    }
+
+    /// Hands up to `max` events (at least 1) to `each`, one after the other in the reader's buffer, without waiting. Returns
+    /// how many; fewer than `max` when there are no more, or when a loss comes next, which the next read tells.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`try_read`](Self::try_read), when there is not even one.
+    pub fn try_read_batch(
+        &mut self,
+        max: usize,
+        mut each: impl FnMut(P::Event<'_>),
+    ) -> Result<Read<usize>, TryReadError> {
+        let first = self.poll()?;
+        Ok(self.rest_of_batch(first, max, &mut each))
+    }
+
+    /// Goes on after the first read of a batch.
+    fn rest_of_batch(
+        &mut self,
+        mut found: Read<Found<P>>,
+        max: usize,
+        each: &mut impl FnMut(P::Event<'_>),
+    ) -> Read<usize> {
+        let mut count = 0;
+        loop {
+            match found {
+                Read::Dropped(dropped) if count == 0 => return Read::Dropped(dropped),
+                Read::Dropped(dropped) => {
+                    // The events before it are told first; the ring will say the same of it again, or more.
+                    self.move_to(dropped.from);
+                    return Read::Event(count);
+                }
+                Read::Event((seq, meta)) => {
+                    each(P::event(seq, meta, &self.buffer));
+                    count += 1;
+                }
+            }
+            if count >= max {
+                return Read::Event(count);
+            }
+            match self.poll() {
+                Ok(next) => found = next,
+                Err(_) => return Read::Event(count),
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn wants(filter: &Filter, tag: u16) -> bool {
+    filter[usize::from(tag / 64)] >> (tag % 64) & 1 != 0
+}
+
+impl Reader<Bytes> {
+    /// From now on this reader skips the events whose tag is not `wanted`, without touching their payload. Lost
+    /// numbers are told as before, whatever their events' tags were.
+    ///
+    /// Calls `wanted` for each of the 65,536 tags, here and never again, and keeps the answers in 8 KiB.
+    pub fn set_filter(&mut self, mut wanted: impl FnMut(u16) -> bool) {
+        let mut filter = Filter::from([0; _]);
+        for tag in 0..=u16::MAX {
+            filter[usize::from(tag / 64)] |= u64::from(wanted(tag)) << (tag % 64);
+        }
+        self.filter = Some(Arc::new(filter));
+    }
+
+    /// From now on this reader gets every event.
+    pub fn clear_filter(&mut self) {
+        self.filter = None;
+    }
+
+    /// Looks at the next event where it lies, without copying it out, and without waiting.
+    ///
+    /// ```
+    /// use lapwing::ring::Ring;
+    ///
+    /// let ring = Ring::new(8, 64)?;
+    /// ring.publish(b"look here")?;
+    /// let mut reader = ring.reader_from_oldest();
+    /// let len = reader.try_look(|event| event.len())?.event();
+    /// assert_eq!(len, Some(9));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// A publisher may overwrite the slot while `look` runs: what it sees then can be a mixture of events. Its
+    /// result is discarded in that case, and the event counts as dropped. So `look` should have no effects, and
+    /// must take any bytes.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`try_read`](Self::try_read).
+    #[inline]
+    pub fn try_look<R>(&mut self, mut look: impl FnMut(&Look<'_>) -> R) -> Result<Read<R>, TryReadError> {
+        let slot_bytes = self.shared().slot_bytes;
+        let read = self.poll_with(|seq, words, _| {
+            let header = words[0].load(Relaxed);
+            look(&Look { seq, tag: header as u16, len: Bytes::len(header, slot_bytes), words: &words[1..] })
+        })?;
+        Ok(read.map(|(_, result)| result))
+    }
+}
+
+/// An event in its slot, which a publisher may overwrite at any time. See [`Reader::try_look`].
+#[derive(Clone, Copy)]
+pub struct Look<'a> {
+    seq: u64,
+    tag: u16,
+    len: usize,
+    words: &'a [AtomicU64],
+}
+
+impl Look<'_> {
+    /// Its sequence number.
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// The publisher's tag.
+    pub fn tag(&self) -> u16 {
+        self.tag
+    }
+
+    /// The payload's length in bytes; at most the slot size.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the payload has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The payload as words of 8 bytes in memory order, the last one padded with zeros.
+    #[inline]
+    pub fn words(&self) -> impl Iterator<Item = [u8; 8]> {
+        self.words[..self.len.div_ceil(8)].iter().map(|word| word.load(Relaxed).to_ne_bytes())
+    }
+
+    /// Copies the first bytes of the payload, as many as there are and `out` has room for; returns how many.
+    #[inline]
+    pub fn copy_to(&self, out: &mut [u8]) -> usize {
+        let len = self.len.min(out.len());
+        copy::load(self.words, &mut out[..len]);
+        len
+    }
+}
+
+impl fmt::Debug for Look<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Look").field("seq", &self.seq).field("tag", &self.tag).field("len", &self.len).finish()
+    }
+}
+
+impl<P: Payload> Clone for Reader<P> {
+    fn clone(&self) -> Self {
+        let mut clone = Self::new(&self.handle, self.next);
+        clone.filter.clone_from(&self.filter);
+        clone.skipped = self.skipped;
+        clone
+    }
+}
+
+impl<P: Payload> fmt::Debug for Reader<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").field("next_seq", &self.next).field("lag", &self.lag()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(feature = "std")]
+pub use waiting::Canceller;
+#[cfg(feature = "futures")]
+pub use waiting::Events;
+
+#[cfg(feature = "std")]
+mod waiting {
+    use std::future::Future;
+    use std::pin::Pin;
+    use std::sync::Arc;
+    use std::task::{Context, Poll, Wake, Waker};
+    use std::time::{Duration, Instant};
+
+    use super::super::error::{ReadError, TryReadError};
+    use super::super::publish::Shared;
+    use super::super::{Payload, Read};
+    use super::{Found, Reader};
+    use crate::sync::{AtomicBool, CANCEL_R, CANCELLED_A, Parker, Unparker, spin};
+    use crate::wait::{Key, WaitList};
+
+    /// What a reader needs to wait.
+    pub(super) struct Waiting {
+        cancelled: Arc<AtomicBool>,
+        /// Its place in the list; none in a ring whose readers spin.
+        key: Option<Key>,
+        registered: bool,
+        /// Made when the reader sleeps for the first time.
+        parker: Option<(Parker, Waker)>,
+    }
+
+    impl Waiting {
+        pub(super) fn new(waiters: Option<&WaitList>) -> Self {
+            Self {
+                cancelled: Arc::new(AtomicBool::new(false)),
+                key: waiters.map(WaitList::enter),
+                registered: false,
+                parker: None,
+            }
+        }
+
+        fn is_cancelled(&self) -> bool {
+            // cancelled:A, with cancel:R.
+            self.cancelled.load(CANCELLED_A.order())
+        }
+    }
+
+    /// A waker for a thread that parks.
+    struct WakeThread(Unparker);
+
+    impl Wake for WakeThread {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+
+        fn wake_by_ref(self: &Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    /// Ends the waiting of one reader, from any thread.
+    ///
+    /// ```
+    /// use lapwing::ring::{ReadError, Ring};
+    ///
+    /// let ring = Ring::new(8, 64)?;
+    /// let mut reader = ring.reader_from_now();
+    /// let canceller = reader.canceller();
+    /// std::thread::scope(|scope| {
+    ///     let blocked = scope.spawn(move || reader.read().map(|_| ()));
+    ///     canceller.cancel();
+    ///     assert_eq!(blocked.join().unwrap(), Err(ReadError::Cancelled));
+    /// });
+    /// # Ok::<(), lapwing::ring::ConfigError>(())
+    /// ```
+    #[derive(Clone)]
+    pub struct Canceller {
+        cancelled: Arc<AtomicBool>,
+        waiters: Option<(Key, Arc<dyn Waiters>)>,
+    }
+
+    /// A ring, whatever it holds.
+    trait Waiters: Send + Sync {
+        fn wake_one(&self, key: Key);
+    }
+
+    impl<P: Payload> Waiters for Shared<P> {
+        fn wake_one(&self, key: Key) {
+            if let Some(waiters) = &self.waiters {
+                waiters.wake_one(key);
+            }
+        }
+    }
+
+    impl Canceller {
+        /// Cancels the reader: a read that waits, and every later one that would wait, ends with
+        /// [`ReadError::Cancelled`] at once, before it takes an event. `try_read` still gives what is left.
+        pub fn cancel(&self) {
+            // cancel:R. Without it, a cancelled reader could miss what the canceller did before.
+            self.cancelled.store(true, CANCEL_R.order());
+            if let Some((key, shared)) = &self.waiters {
+                shared.wake_one(*key);
+            }
+        }
+
+        /// Whether it was triggered.
+        pub fn is_cancelled(&self) -> bool {
+            self.cancelled.load(CANCELLED_A.order())
+        }
+    }
+
+    impl std::fmt::Debug for Canceller {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.debug_struct("Canceller").field("cancelled", &self.is_cancelled()).finish_non_exhaustive()
+        }
+    }
+
+    /// How a reader with nothing to read spends its time before it sleeps: looks without a break first, then
+    /// with longer and longer ones, so that it does not take the slot's cache line from the publisher's hands.
+    struct Idle {
+        rounds: u32,
+    }
+
+    /// Looks without a break.
+    const BARE_LOOKS: u32 = 64;
+    /// Looks with pauses before a reader sleeps.
+    const PAUSED_LOOKS: u32 = if cfg!(loom) { 0 } else { 64 };
+    /// The longest pause, in `spin_loop` hints.
+    const MAX_PAUSE: u32 = 8;
+
+    impl Idle {
+        fn new() -> Self {
+            Self { rounds: if cfg!(loom) { BARE_LOOKS } else { 0 } }
+        }
+
+        /// One break between two looks. False when it is time to sleep.
+        fn pause(&mut self) -> bool {
+            self.rounds = self.rounds.saturating_add(1);
+            if self.rounds > BARE_LOOKS {
+                for _ in 0..(self.rounds - BARE_LOOKS).min(MAX_PAUSE) {
+                    spin();
+                }
+            }
+            self.rounds <= BARE_LOOKS + PAUSED_LOOKS
+        }
+    }
+
+    impl<P: Payload> Reader<P> {
+        /// The next event, or what was lost before it; waits for it.
+        ///
+        /// # Errors
+        ///
+        /// When the ring is closed and everything was read, or when the reader was cancelled.
+        #[inline]
+        pub fn read(&mut self) -> Result<Read<P::Event<'_>>, ReadError> {
+            let found = self.wait(None)?;
+            Ok(self.hand_out(found))
+        }
+
+        /// As [`read`](Self::read), for at most `timeout`.
+        ///
+        /// # Errors
+        ///
+        /// Those of [`read`](Self::read), and [`ReadError::TimedOut`]. A time-out that reaches beyond the clock's
+        /// range is none.
+        #[inline]
+        pub fn read_timeout(&mut self, timeout: Duration) -> Result<Read<P::Event<'_>>, ReadError> {
+            let found = match self.poll_now()? {
+                Some(found) => found,
+                None => self.wait(Instant::now().checked_add(timeout))?,
+            };
+            Ok(self.hand_out(found))
+        }
+
+        /// As [`read`](Self::read), until `deadline`. With one in the past it looks once.
+        ///
+        /// # Errors
+        ///
+        /// Those of [`read`](Self::read), and [`ReadError::TimedOut`].
+        #[inline]
+        pub fn read_deadline(&mut self, deadline: Instant) -> Result<Read<P::Event<'_>>, ReadError> {
+            let found = self.wait(Some(deadline))?;
+            Ok(self.hand_out(found))
+        }
+
+        /// As [`try_read_batch`](Self::try_read_batch), but waits for the first event.
+        ///
+        /// # Errors
+        ///
+        /// Those of [`read`](Self::read).
+        pub fn read_batch(
+            &mut self,
+            max: usize,
+            mut each: impl FnMut(P::Event<'_>),
+        ) -> Result<Read<usize>, ReadError> {
+            let first = self.wait(None)?;
+            Ok(self.rest_of_batch(first, max, &mut each))
+        }
+
+        /// The next event, or what was lost before it; for any executor.
+        ///
+        /// The future can be dropped at any time: an event that it has not returned is still the next one.
+        /// In a ring whose readers spin ([`Wait::Spin`](super::super::Wait)) it asks to be polled again at once.
+        ///
+        /// # Errors
+        ///
+        /// Those of [`read`](Self::read).
+        pub async fn read_async(&mut self) -> Result<Read<P::Event<'_>>, ReadError> {
+            let found = Next { reader: self }.await?;
+            Ok(self.hand_out(found))
+        }
+
+        /// What ends this reader's waiting from another thread.
+        pub fn canceller(&self) -> Canceller {
+            let shared: Arc<dyn Waiters> = Arc::<Shared<P>>::clone(&self.handle.shared);
+            Canceller {
+                cancelled: Arc::clone(&self.waiting.cancelled),
+                waiters: self.waiting.key.map(|key| (key, shared)),
+            }
+        }
+
+        /// One look, as a read that waits has it.
+        #[inline(always)]
+        fn poll_now(&mut self) -> Result<Option<Read<Found<P>>>, ReadError> {
+            if self.waiting.is_cancelled() {
+                return Err(ReadError::Cancelled);
+            }
+            match self.poll() {
+                Ok(found) => Ok(Some(found)),
+                Err(TryReadError::Empty) => Ok(None),
+                Err(TryReadError::Closed) => Err(ReadError::Closed),
+            }
+        }
+
+        #[inline(always)]
+        fn wait(&mut self, deadline: Option<Instant>) -> Result<Read<Found<P>>, ReadError> {
+            match self.poll_now()? {
+                Some(found) => Ok(found),
+                None => self.wait_slowly(deadline),
+            }
+        }
+
+        fn wait_slowly(&mut self, deadline: Option<Instant>) -> Result<Read<Found<P>>, ReadError> {
+            let mut idle = Idle::new();
+            let passed = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            loop {
+                let sleepy = !idle.pause();
+                if let Some(found) = self.poll_now()? {
+                    return Ok(found);
+                }
+                if sleepy {
+                    if passed() {
+                        return Err(ReadError::TimedOut);
+                    }
+                    if self.waiting.key.is_some()
+                        && let Some(found) = self.park(deadline)?
+                    {
+                        return Ok(found);
+                    }
+                }
+            }
+        }
+
+        /// Registers, looks once more, and sleeps once.
+        fn park(&mut self, deadline: Option<Instant>) -> Result<Option<Read<Found<P>>>, ReadError> {
+            let (parker, waker) = self.waiting.parker.take().unwrap_or_else(|| {
+                let parker = Parker::new();
+                let waker = Waker::from(Arc::new(WakeThread(parker.unparker().clone())));
+                (parker, waker)
+            });
+            let certain = self.register(&waker);
+            let found = self.poll_now();
+            if matches!(found, Ok(None)) {
+                // Uncertain of being woken, it looks again by itself.
+                let soon = (!certain).then(|| Instant::now() + Duration::from_millis(1));
+                match deadline.into_iter().chain(soon).min() {
+                    Some(deadline) => parker.park_deadline(deadline),
+                    None => parker.park(),
+                }
+            }
+            self.waiting.parker = Some((parker, waker));
+            self.unregister();
+            found
+        }
+
+        fn register(&mut self, waker: &Waker) -> bool {
+            self.waiting.registered = true;
+            match (&self.handle.shared.waiters, self.waiting.key) {
+                (Some(waiters), Some(key)) => waiters.register(key, waker),
+                _ => false,
+            }
+        }
+
+        fn unregister(&mut self) {
+            if core::mem::take(&mut self.waiting.registered)
+                && let (Some(waiters), Some(key)) = (&self.handle.shared.waiters, self.waiting.key)
+            {
+                waiters.unregister(key);
+            }
+        }
+
+        fn poll_task(&mut self, cx: &mut Context<'_>) -> Poll<Result<Read<Found<P>>, ReadError>> {
+            let mut found = self.poll_now();
+            if matches!(found, Ok(None)) {
+                let certain = self.register(cx.waker());
+                found = self.poll_now();
+                if matches!(found, Ok(None)) {
+                    if !certain {
+                        cx.waker().wake_by_ref();
+                    }
+                    return Poll::Pending;
+                }
+            }
+            self.unregister();
+            match found {
+                Ok(Some(found)) => Poll::Ready(Ok(found)),
+                Ok(None) => Poll::Pending,
+                Err(error) => Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    /// Events with a buffer of their own, as a [`Stream`](futures_core::Stream) that ends when the ring is closed
+    /// or the reader cancelled. Made by [`Reader::into_events`].
+    #[cfg(feature = "futures")]
+    #[derive(Debug)]
+    pub struct Events<P: Payload = super::Bytes> {
+        reader: Reader<P>,
+    }
+
+    #[cfg(feature = "futures")]
+    impl<P: Payload> Reader<P> {
+        /// The rest of the ring as a stream. Each event takes an allocation of its own, except typed ones.
+        pub fn into_events(self) -> Events<P> {
+            Events { reader: self }
+        }
+    }
+
+    #[cfg(feature = "futures")]
+    impl<P: Payload> Events<P> {
+        /// The reader again, after the last event that the stream gave.
+        pub fn into_reader(self) -> Reader<P> {
+            self.reader
+        }
+    }
+
+    #[cfg(feature = "futures")]
+    impl<P: Payload> futures_core::Stream for Events<P> {
+        type Item = Read<P::Owned>;
+
+        fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+            self.reader.poll_task(cx).map(|found| Some(self.reader.hand_out(found.ok()?).map(P::owned)))
+        }
+    }
+
+    impl<P: Payload> Drop for Reader<P> {
+        fn drop(&mut self) {
+            if let (Some(waiters), Some(key)) = (&self.handle.shared.waiters, self.waiting.key) {
+                waiters.leave(key);
+            }
+        }
+    }
+
+    /// Waits for the next event, which stays the next one until this is ready.
+    struct Next<'a, P: Payload> {
+        reader: &'a mut Reader<P>,
+    }
+
+    impl<P: Payload> Future for Next<'_, P> {
+        type Output = Result<Read<Found<P>>, ReadError>;
+
+        fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+            self.reader.poll_task(cx)
+        }
+    }
+
+    impl<P: Payload> Drop for Next<'_, P> {
+        fn drop(&mut self) {
+            self.reader.unregister();
+        }
+    }
+}

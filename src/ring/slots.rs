@@ -1,0 +1,373 @@
+//! The slot protocol: both sides of it, and the end of a ring.
+//!
+//! One allocation of words, without a pointer in it:
+//!
+//! ```text
+//! | head | end | slot 0 | slot 1 | ... | abandoned 0 | abandoned 1 | ... |
+//! slot: | stamp | words of the payload |
+//! ```
+//!
+//! - `head`: the last claimed seq, times two, plus one when the ring is closed;
+//! - `end`: the last seq of a closed ring; `OPEN` before;
+//! - `stamp`: a seq times two, plus one while it is being written; 0 when the slot was never written;
+//! - `abandoned`: the highest seq of that slot whose publisher found it in writing and gave the seq up.
+
+use alloc::vec::Vec;
+use core::marker::PhantomData;
+use core::sync::atomic::Ordering::Relaxed;
+
+use super::Payload;
+use super::error::ConfigError;
+use crate::sync::{
+    AtomicU64, CLAIM_A, CLAIM_SPINS, CLOSE_R, CLOSED_A, COMMIT_R, LINE_WORDS, READ_A, READ_F, WRITE_F, spin,
+};
+
+/// The last seq that a ring gives: a ring that reaches it closes itself.
+///
+/// At a billion events a second that takes 146 years. Above it lies room for the claims of publishers that have
+/// not noticed yet, so that no number ever wraps.
+pub const MAX_SEQ: u64 = (1 << 62) - 1;
+
+const CLOSED: u64 = 1;
+const WRITING: u64 = 1;
+const OPEN: u64 = u64::MAX;
+
+const HEAD: usize = 0;
+const END: usize = LINE_WORDS;
+const SLOTS: usize = 2 * LINE_WORDS;
+
+/// Where a publisher stands between its claim and its commit. The tests stop one there.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Step {
+    /// It has a seq, and has not looked at the slot.
+    Claimed,
+    /// The slot's stamp says that it is being written.
+    Writing,
+    /// The payload is in the slot, the stamp not yet.
+    Written,
+}
+
+/// What a publisher found at the slot of a seq that it claimed.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Written {
+    /// The event is there.
+    Committed,
+    /// A later event already was: this one counts as published, and overwritten.
+    Overrun,
+    /// An earlier event is still being written: the seq is given up.
+    Abandoned,
+}
+
+/// What a reader found at its position.
+pub(crate) enum Seen<R> {
+    /// The event.
+    Event(R),
+    /// Everything from the position up to and with this seq is lost to this reader.
+    Dropped(u64),
+    /// Nothing yet.
+    Nothing,
+    /// Nothing any more.
+    Closed,
+}
+
+/// Allocation and protocol of a ring, for one kind of payload.
+pub(crate) struct Slots<P> {
+    words: Vec<AtomicU64>,
+    /// Index of the head: the first word aligned to a pair of cache lines.
+    base: usize,
+    capacity: u64,
+    stride: usize,
+    first_seq: u64,
+    /// `2^(63 + shift) / capacity`, rounded up, for a remainder without a division.
+    reciprocal: u64,
+    shift: u32,
+    payload: PhantomData<fn(P) -> P>,
+}
+
+impl<P: Payload> Slots<P> {
+    /// `stride` is in words. All the memory of the ring is taken and touched here.
+    pub(crate) fn new(capacity: u64, stride: usize, first_seq: u64) -> Result<Self, ConfigError> {
+        if first_seq == 0 || first_seq > MAX_SEQ {
+            return Err(ConfigError::FirstSeq { given: first_seq, max: MAX_SEQ });
+        }
+        const MAX_WORDS: usize = isize::MAX as usize / size_of::<u64>();
+        let max = ((MAX_WORDS - SLOTS - LINE_WORDS) / (stride + 1)) as u64;
+        if capacity == 0 || capacity > max {
+            return Err(ConfigError::Capacity { given: capacity, max });
+        }
+        let len = LINE_WORDS + SLOTS + capacity as usize * (stride + 1);
+        let mut words = Vec::new();
+        let bytes = len * size_of::<u64>();
+        words.try_reserve_exact(len).map_err(|_| ConfigError::OutOfMemory { bytes })?;
+        words.resize_with(len, || AtomicU64::new(0));
+        let align = LINE_WORDS * size_of::<u64>();
+        let base = if cfg!(loom) { 0 } else { words.as_ptr().align_offset(align) };
+
+        let shift = capacity.next_power_of_two().trailing_zeros();
+        let reciprocal = (1u128 << (63 + shift)).div_ceil(u128::from(capacity)) as u64;
+        let slots = Self { words, base, capacity, stride, first_seq, reciprocal, shift, payload: PhantomData };
+        slots.head().store((first_seq - 1) << 1, Relaxed);
+        slots.end().store(OPEN, Relaxed);
+        Ok(slots)
+    }
+
+    #[inline(always)]
+    fn head(&self) -> &AtomicU64 {
+        &self.words[self.base + HEAD]
+    }
+
+    fn end(&self) -> &AtomicU64 {
+        &self.words[self.base + END]
+    }
+
+    fn abandoned(&self, slot: u64) -> &AtomicU64 {
+        &self.words[self.base + SLOTS + self.capacity as usize * self.stride() + slot as usize]
+    }
+
+    #[inline(always)]
+    fn stride(&self) -> usize {
+        P::STRIDE.unwrap_or(self.stride)
+    }
+
+    #[inline(always)]
+    pub(crate) fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    pub(crate) fn memory(&self) -> usize {
+        self.words.capacity() * size_of::<u64>()
+    }
+
+    /// `seq % capacity`, by Granlund and Montgomery's multiplication ("Division by Invariant Integers using
+    /// Multiplication", 1994, theorem 4.2, for 63-bit dividends: so the factor fits 64 bits).
+    #[inline(always)]
+    pub(crate) fn slot_of(&self, seq: u64) -> u64 {
+        let quotient = ((u128::from(seq << 1) * u128::from(self.reciprocal)) >> 64) as u64 >> self.shift;
+        seq - quotient * self.capacity
+    }
+
+    /// The slot after `slot`.
+    #[inline(always)]
+    pub(crate) fn after(&self, slot: u64) -> u64 {
+        if slot + 1 == self.capacity { 0 } else { slot + 1 }
+    }
+
+    /// Stamp and payload of a slot.
+    #[inline(always)]
+    fn slot(&self, slot: u64) -> (&AtomicU64, &[AtomicU64]) {
+        let at = self.base + SLOTS + slot as usize * self.stride();
+        let words = &self.words[at..at + self.stride()];
+        (&words[0], &words[1..])
+    }
+
+    // ---- Publishing.
+
+    /// Claims `n` numbers and returns the first; `None` when the ring is closed.
+    #[inline(always)]
+    pub(crate) fn claim(&self, n: u64) -> Option<u64> {
+        // Relaxed: only the numbers are shared out here; what is published goes through the slots' stamps.
+        let old = self.head().fetch_add(n << 1, Relaxed);
+        if old & CLOSED != 0 {
+            return None;
+        }
+        let first = (old >> 1) + 1;
+        if first + (n - 1) > MAX_SEQ {
+            self.exhausted(first);
+            return None;
+        }
+        Some(first)
+    }
+
+    /// Claims the next number for the only publisher there is.
+    #[inline(always)]
+    pub(crate) fn claim_exclusive(&self, seq: u64) {
+        self.head().store(seq << 1, Relaxed);
+    }
+
+    /// Of all claims beyond `MAX_SEQ`, the first one sets the end.
+    #[cold]
+    fn exhausted(&self, first: u64) {
+        if first <= MAX_SEQ + 1 {
+            self.head().fetch_or(CLOSED, Relaxed);
+            self.end().store(first - 1, CLOSE_R.order());
+        }
+    }
+
+    /// Ends the numbers. False when the ring was closed already.
+    pub(crate) fn close(&self) -> bool {
+        let old = self.head().fetch_or(CLOSED, Relaxed);
+        let first_to_close = old & CLOSED == 0 && old >> 1 <= MAX_SEQ;
+        if first_to_close {
+            // close:R. Without it, a reader that was told "closed" could miss what the closer did before.
+            self.end().store(old >> 1, CLOSE_R.order());
+        }
+        first_to_close
+    }
+
+    /// Whether numbers are still given.
+    pub(crate) fn is_open(&self) -> bool {
+        let head = self.head().load(Relaxed);
+        head & CLOSED == 0 && head >> 1 <= MAX_SEQ
+    }
+
+    /// Writes the event of a claimed seq. Bounded: the slot is never waited for beyond a short spin.
+    #[inline(always)]
+    pub(crate) fn write(
+        &self,
+        seq: u64,
+        slot: u64,
+        fill: impl FnOnce(&[AtomicU64]),
+        step: &mut impl FnMut(Step, u64),
+    ) -> Written {
+        step(Step::Claimed, seq);
+        let (stamp, words) = self.slot(slot);
+        // What a lap without incident leaves there; a stamp of 0 when this is the slot's first event.
+        let mut seen = if seq >= self.first_seq + self.capacity { (seq - self.capacity) << 1 } else { 0 };
+        let mut spins = 0;
+        loop {
+            if seen & WRITING == 0 {
+                // claim:A, with the earlier publisher's commit:R. Without it, words of that publisher could
+                // still land on top of ours.
+                match stamp.compare_exchange(seen, seq << 1 | WRITING, CLAIM_A.order(), Relaxed) {
+                    Ok(_) => break,
+                    Err(now) => seen = now,
+                }
+            } else {
+                spin();
+                seen = stamp.load(Relaxed);
+            }
+            if seen >> 1 > seq {
+                return Written::Overrun;
+            }
+            if spins == CLAIM_SPINS {
+                self.abandoned(slot).fetch_max(seq, Relaxed);
+                return Written::Abandoned;
+            }
+            spins += 1;
+        }
+        step(Step::Writing, seq);
+        Self::fill(stamp, words, seq, fill, step);
+        Written::Committed
+    }
+
+    /// Gives a claimed seq up without a look at its slot.
+    pub(crate) fn abandon(&self, seq: u64) {
+        self.abandoned(self.slot_of(seq)).fetch_max(seq, Relaxed);
+    }
+
+    /// Writes the event of the only publisher there is.
+    #[inline(always)]
+    pub(crate) fn write_exclusive(&self, seq: u64, slot: u64, fill: impl FnOnce(&[AtomicU64])) {
+        let (stamp, words) = self.slot(slot);
+        stamp.store(seq << 1 | WRITING, Relaxed);
+        Self::fill(stamp, words, seq, fill, &mut |_, _| ());
+    }
+
+    #[inline(always)]
+    fn fill(
+        stamp: &AtomicU64,
+        words: &[AtomicU64],
+        seq: u64,
+        fill: impl FnOnce(&[AtomicU64]),
+        step: &mut impl FnMut(Step, u64),
+    ) {
+        // write:F, with read:F. Without it, a reader could see our words under the stamp of the event before.
+        WRITE_F.fence();
+        fill(words);
+        step(Step::Written, seq);
+        // commit:R, with read:A and claim:A. Without it, a reader could see our stamp before our words.
+        stamp.store(seq << 1, COMMIT_R.order());
+    }
+
+    // ---- Reading.
+
+    /// Looks at the event of `next`, whose slot is `slot`. What `read` saw is thrown away if a publisher came
+    /// meanwhile.
+    #[inline(always)]
+    pub(crate) fn read<R>(&self, next: u64, slot: u64, read: impl FnOnce(&[AtomicU64]) -> R) -> Seen<R> {
+        let (stamp, words) = self.slot(slot);
+        // read:A, with commit:R.
+        let mut seen = stamp.load(READ_A.order());
+        if seen == next << 1 {
+            let result = read(words);
+            // read:F, with write:F. Without it, the second look at the stamp could come before the words.
+            READ_F.fence();
+            seen = stamp.load(Relaxed);
+            if seen == next << 1 {
+                return Seen::Event(result);
+            }
+        }
+        self.absent(next, slot, seen)
+    }
+
+    fn absent<R>(&self, next: u64, slot: u64, stamp: u64) -> Seen<R> {
+        if stamp >> 1 > next {
+            return self.lapped(stamp >> 1);
+        }
+        let abandoned = self.abandoned(slot).load(Relaxed);
+        if abandoned > next {
+            return self.lapped(abandoned);
+        }
+        if abandoned == next {
+            return Seen::Dropped(next);
+        }
+        if next < self.first_seq {
+            return Seen::Dropped(self.first_seq - 1);
+        }
+        // closed:A, with close:R.
+        if next > self.end().load(CLOSED_A.order()) {
+            return Seen::Closed;
+        }
+        Seen::Nothing
+    }
+
+    /// A seq at least one lap ahead was seen: all but the last lap is lost.
+    fn lapped<R>(&self, seen: u64) -> Seen<R> {
+        let to = self.newest_since(seen) - self.capacity;
+        Seen::Dropped(to.max(self.first_seq - 1))
+    }
+
+    /// The last claimed seq; `first_seq - 1` before the first.
+    pub(crate) fn newest(&self) -> u64 {
+        self.newest_since(self.first_seq - 1)
+    }
+
+    /// The same by a caller that has seen the claim of `floor`, which the head may not show it yet.
+    fn newest_since(&self, floor: u64) -> u64 {
+        let head = self.head().load(Relaxed);
+        if head & CLOSED == 0 && head >> 1 <= MAX_SEQ {
+            return floor.max(head >> 1);
+        }
+        // Refused claims still count the head up, so that it says nothing any more.
+        match self.end().load(Relaxed) {
+            OPEN => floor,
+            end => floor.max(end),
+        }
+    }
+
+    /// The oldest seq that a reader could still find.
+    pub(crate) fn oldest(&self) -> u64 {
+        self.first_seq.max((self.newest() + 1).saturating_sub(self.capacity))
+    }
+
+    /// The last seq up to which each one is readable, or overwritten, or given up. Looks at every slot.
+    pub(crate) fn readable(&self) -> u64 {
+        let newest = self.newest();
+        let unsettled = (0..self.capacity).map(|slot| self.first_unsettled(slot)).min();
+        unsettled.map_or(newest, |seq| newest.min(seq - 1))
+    }
+
+    /// The first seq of a slot that a reader would have to wait for.
+    fn first_unsettled(&self, slot: u64) -> u64 {
+        let stamp = self.slot(slot).0.load(Relaxed);
+        let settled = (stamp >> 1).max(self.abandoned(slot).load(Relaxed));
+        if stamp & WRITING != 0 && settled == stamp >> 1 {
+            settled
+        } else if settled == 0 {
+            let first = self.slot_of(self.first_seq);
+            self.first_seq + if slot >= first { slot - first } else { slot + self.capacity - first }
+        } else {
+            settled + self.capacity
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The facade over atomics, fences and parking: the real ones, or loom's.
+//!
+//! Every `cfg(loom)` of the algorithms is here. Every access that is not relaxed, and every fence, goes through
+//! a [`Label`], so that the design page's table, the code and the mutants of the model checker name the same
+//! thing: under loom, the environment variable `LAPWING_MUTANT` makes one label as weak as if it were not there.
+
+use core::sync::atomic::Ordering::{self, Acquire, Release};
+#[cfg(feature = "std")]
+use core::sync::atomic::Ordering::SeqCst;
+
+#[cfg(not(loom))]
+pub(crate) use core::sync::atomic::{AtomicU64, fence};
+#[cfg(all(feature = "std", not(loom)))]
+pub(crate) use core::sync::atomic::{AtomicBool, AtomicUsize};
+#[cfg(loom)]
+pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, fence};
+
+/// Words between the control words of a ring, and between them and its slots: two cache lines, since
+/// processors fetch lines in pairs.
+pub(crate) const LINE_WORDS: usize = if cfg!(loom) { 1 } else { 16 };
+
+/// How often a publisher looks again at a slot that another publisher is writing before it gives its seq up.
+pub(crate) const CLAIM_SPINS: u32 = if cfg!(loom) { 1 } else { 64 };
+
+/// How many numbers one publish may claim, when it finds their slots in writing, before it is refused.
+pub(crate) const CLAIM_TRIES: u64 = if cfg!(loom) { 2 } else { 16 };
+
+/// One named ordering. The design page's table says what it pairs with and what breaks without it.
+#[derive(Clone, Copy)]
+pub(crate) struct Label {
+    #[cfg(loom)]
+    name: &'static str,
+    order: Ordering,
+}
+
+macro_rules! labels {
+    ($($(#[$meta:meta])* $ident:ident = $name:literal, $order:ident;)*) => {
+        $($(#[$meta])* pub(crate) const $ident: Label = Label {
+            #[cfg(loom)]
+            name: $name,
+            order: $order,
+        };)*
+        /// The names of all labels, for the suite that makes one mutant of each.
+        #[cfg(loom)]
+        pub const LABELS: &[&str] = &[$($name),*];
+    };
+}
+
+labels! {
+    /// A publisher takes over a slot from the publisher one lap before it.
+    CLAIM_A = "claim:A", Acquire;
+    /// The stamp "being written" before the words that it announces.
+    WRITE_F = "write:F", Release;
+    /// The words before the stamp "written".
+    COMMIT_R = "commit:R", Release;
+    /// The stamp before the words.
+    READ_A = "read:A", Acquire;
+    /// The words before the second look at the stamp.
+    READ_F = "read:F", Acquire;
+    /// What the closer did before the end that it sets.
+    CLOSE_R = "close:R", Release;
+    /// The end before what its reader does next.
+    CLOSED_A = "closed:A", Acquire;
+    /// A publisher's commit before its look for waiting readers.
+    #[cfg(feature = "std")]
+    NOTIFY_F = "notify:F", SeqCst;
+    /// A reader's registration before its last look at the slot.
+    #[cfg(feature = "std")]
+    PARK_F = "park:F", SeqCst;
+    /// What a wake request is about before the request.
+    #[cfg(feature = "std")]
+    REQUEST_R = "request:R", Release;
+    /// The request before the walk through the list that serves it.
+    #[cfg(feature = "std")]
+    SERVE_A = "serve:A", Acquire;
+    /// A request before the attempt to lock the list; the list's unlocking before the look for requests.
+    #[cfg(feature = "std")]
+    SERVE_F = "serve:F", SeqCst;
+    /// What the canceller did before the cancellation.
+    #[cfg(feature = "std")]
+    CANCEL_R = "cancel:R", Release;
+    /// The cancellation before what the cancelled reader does next.
+    #[cfg(feature = "std")]
+    CANCELLED_A = "cancelled:A", Acquire;
+}
+
+impl Label {
+    /// The ordering to pass to an atomic access.
+    #[inline(always)]
+    pub(crate) fn order(self) -> Ordering {
+        #[cfg(loom)]
+        if self.is_mutant() {
+            return Ordering::Relaxed;
+        }
+        self.order
+    }
+
+    /// A fence of this ordering.
+    #[inline(always)]
+    pub(crate) fn fence(self) {
+        #[cfg(loom)]
+        if self.is_mutant() {
+            return;
+        }
+        fence(self.order);
+    }
+
+    #[cfg(loom)]
+    fn is_mutant(self) -> bool {
+        static MUTANT: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+        MUTANT.get_or_init(|| std::env::var("LAPWING_MUTANT").ok()).as_deref() == Some(self.name)
+    }
+}
+
+/// One step of waiting for another thread that is expected to be done at once.
+#[inline(always)]
+pub(crate) fn spin() {
+    #[cfg(not(loom))]
+    core::hint::spin_loop();
+    #[cfg(loom)]
+    loom::thread::yield_now();
+}
+
+#[cfg(feature = "std")]
+pub(crate) use waiting::*;
+
+#[cfg(feature = "std")]
+mod waiting {
+    use super::{Label, NOTIFY_F, PARK_F};
+
+    /// A pair of full fences of which one side may be free.
+    ///
+    /// A publisher commits and then looks for waiting readers; a reader registers and then looks at the slot.
+    /// Both need a full fence between the two, or each can miss the other. Linux can put the whole cost on the
+    /// reader that goes to sleep: `membarrier(2)` runs a full barrier on every processor that runs a thread of
+    /// this process, so that the publisher's side needs only to keep the compiler from reordering.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    pub(crate) struct FencePair {
+        asymmetric: bool,
+    }
+
+    impl FencePair {
+        /// The asymmetric pair where the system has it.
+        pub(crate) fn new() -> Self {
+            Self { asymmetric: membarrier::register() }
+        }
+
+        /// The side that runs with every publish.
+        #[inline(always)]
+        pub(crate) fn light(self) {
+            if self.asymmetric {
+                core::sync::atomic::compiler_fence(NOTIFY_F.order());
+            } else {
+                Label::fence(NOTIFY_F);
+            }
+        }
+
+        /// The side that runs when a reader is about to sleep. False if the system refused (a sandbox entered
+        /// after the ring was made can do that): the reader must then look again by itself.
+        #[must_use]
+        pub(crate) fn heavy(self) -> bool {
+            if self.asymmetric {
+                return membarrier::run();
+            }
+            Label::fence(PARK_F);
+            true
+        }
+    }
+
+    #[cfg(all(target_os = "linux", not(loom), not(miri)))]
+    mod membarrier {
+        fn call(command: libc::c_int) -> bool {
+            // SAFETY: membarrier(2) takes three integers, touches no memory of ours, and reports an unknown
+            // command as an error.
+            unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 }
+        }
+
+        pub(super) fn register() -> bool {
+            call(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED)
+        }
+
+        pub(super) fn run() -> bool {
+            // Not registered means that this process was forked from the one that made the ring.
+            call(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED)
+                || (register() && call(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED))
+        }
+    }
+
+    #[cfg(not(all(target_os = "linux", not(loom), not(miri))))]
+    mod membarrier {
+        pub(super) fn register() -> bool {
+            false
+        }
+
+        pub(super) fn run() -> bool {
+            true
+        }
+    }
+
+    #[cfg(not(loom))]
+    pub(crate) use crossbeam_utils::sync::{Parker, Unparker};
+    #[cfg(not(loom))]
+    pub(crate) use parking_lot::Mutex;
+
+    /// parking_lot's shape over loom's mutex.
+    #[cfg(loom)]
+    pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+
+    #[cfg(loom)]
+    impl<T> Mutex<T> {
+        pub(crate) fn new(value: T) -> Self {
+            Self(loom::sync::Mutex::new(value))
+        }
+
+        pub(crate) fn lock(&self) -> loom::sync::MutexGuard<'_, T> {
+            self.0.lock().unwrap()
+        }
+
+        pub(crate) fn try_lock(&self) -> Option<loom::sync::MutexGuard<'_, T>> {
+            self.0.try_lock().ok()
+        }
+    }
+
+    /// crossbeam's parker over loom's condition variable, which never times out.
+    #[cfg(loom)]
+    pub(crate) struct Parker(Unparker);
+
+    #[cfg(loom)]
+    #[derive(Clone)]
+    pub(crate) struct Unparker(std::sync::Arc<(loom::sync::Mutex<bool>, loom::sync::Condvar)>);
+
+    #[cfg(loom)]
+    impl Parker {
+        pub(crate) fn new() -> Self {
+            Self(Unparker(std::sync::Arc::new((loom::sync::Mutex::new(false), loom::sync::Condvar::new()))))
+        }
+
+        pub(crate) fn unparker(&self) -> &Unparker {
+            &self.0
+        }
+
+        pub(crate) fn park(&self) {
+            let (token, arrived) = &*self.0.0;
+            let mut token = token.lock().unwrap();
+            while !*token {
+                token = arrived.wait(token).unwrap();
+            }
+            *token = false;
+        }
+
+        pub(crate) fn park_deadline(&self, _deadline: std::time::Instant) {
+            self.park();
+        }
+    }
+
+    #[cfg(loom)]
+    impl Unparker {
+        pub(crate) fn unpark(&self) {
+            *self.0.0.lock().unwrap() = true;
+            self.0.1.notify_one();
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The list of waiting readers: threads, tasks, time-outs, cancellation and the end of a ring go through it.
+//!
+//! A reader that finds nothing registers a waker, looks once more, and sleeps. A publisher that has committed
+//! looks at one counter and is done when nobody waits. When somebody does, it takes the list's lock *if it is
+//! free*; if it is not, it leaves a request, which whoever holds the lock serves on the way out. So a publisher
+//! never waits for a reader, not even for one that was descheduled with the lock in its hand.
+
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering::Relaxed;
+use core::task::Waker;
+
+use crossbeam_utils::CachePadded;
+
+use crate::sync::{AtomicUsize, FencePair, Mutex, REQUEST_R, SERVE_A, SERVE_F};
+
+/// How many wakers are taken out of the list at a time, to be called with the lock released.
+const WAKE_BATCH: usize = if cfg!(loom) { 1 } else { 16 };
+
+/// What is asked of whoever holds the lock. A larger request includes the smaller ones.
+mod request {
+    pub(super) const NOTHING: usize = 0;
+    /// Go on with the walk that was interrupted to call wakers.
+    pub(super) const RESUME: usize = 1;
+    /// Walk the whole list.
+    pub(super) const WALK: usize = 2;
+}
+
+pub(crate) struct WaitList {
+    /// How many places hold a waker. Written under the lock.
+    waiting: CachePadded<AtomicUsize>,
+    requested: AtomicUsize,
+    fences: FencePair,
+    places: Mutex<Places>,
+}
+
+#[derive(Default)]
+struct Places {
+    places: Vec<Place>,
+    waiting: usize,
+    /// Where an interrupted walk goes on.
+    resume: usize,
+}
+
+enum Place {
+    Free,
+    Taken(Option<Waker>),
+}
+
+/// A reader's place in the list.
+#[derive(Clone, Copy)]
+pub(crate) struct Key(usize);
+
+impl Places {
+    fn swap_waker(&mut self, key: usize, new: Option<Waker>) -> Option<Waker> {
+        let Place::Taken(waker) = &mut self.places[key] else { return None };
+        let added = usize::from(new.is_some());
+        let old = core::mem::replace(waker, new);
+        self.waiting = self.waiting + added - usize::from(old.is_some());
+        old
+    }
+}
+
+impl WaitList {
+    pub(crate) fn new() -> Self {
+        Self {
+            waiting: CachePadded::new(AtomicUsize::new(0)),
+            requested: AtomicUsize::new(request::NOTHING),
+            fences: FencePair::new(),
+            places: Mutex::new(Places::default()),
+        }
+    }
+
+    /// A place for one reader. All the memory that waiting needs is taken here.
+    pub(crate) fn enter(&self) -> Key {
+        self.locked(|list| {
+            let free = list.places.iter().position(|place| matches!(place, Place::Free));
+            let key = free.unwrap_or(list.places.len());
+            if free.is_none() {
+                list.places.push(Place::Free);
+            }
+            list.places[key] = Place::Taken(None);
+            Key(key)
+        })
+    }
+
+    /// Gives the place back.
+    pub(crate) fn leave(&self, key: Key) {
+        let waker = self.locked(|list| {
+            let waker = list.swap_waker(key.0, None);
+            list.places[key.0] = Place::Free;
+            waker
+        });
+        drop(waker); // foreign code, as every call of a waker: never under the lock
+    }
+
+    /// Registers `waker` in place of an earlier one. The caller must look at what it waits for once more before
+    /// it sleeps: what was published before this call wakes nobody. False when it must not count on being woken.
+    #[must_use]
+    pub(crate) fn register(&self, key: Key, waker: &Waker) -> bool {
+        let waker = waker.clone();
+        let earlier = self.locked(|list| list.swap_waker(key.0, Some(waker)));
+        drop(earlier);
+        self.fences.heavy()
+    }
+
+    /// Takes the waker out again.
+    pub(crate) fn unregister(&self, key: Key) {
+        drop(self.take(key));
+    }
+
+    /// Wakes whoever waits at `key`, for its cancellation. May wait for the lock: not for publishers.
+    pub(crate) fn wake_one(&self, key: Key) {
+        if let Some(waker) = self.take(key) {
+            waker.wake();
+        }
+    }
+
+    fn take(&self, key: Key) -> Option<Waker> {
+        self.locked(|list| list.swap_waker(key.0, None))
+    }
+
+    /// After a commit: wakes everybody, if anybody waits. One load when nobody does.
+    #[inline(always)]
+    pub(crate) fn notify(&self) {
+        self.fences.light();
+        if self.waiting.load(Relaxed) != 0 {
+            self.wake_all();
+        }
+    }
+
+    /// Wakes everybody, without waiting for the list's lock: its holder takes over.
+    #[cold]
+    pub(crate) fn wake_all(&self) {
+        // Read-modify-writes, not stores: all requests are one release sequence, so that whoever takes the last
+        // one has what came before each of them.
+        self.requested.fetch_max(request::WALK, REQUEST_R.order());
+        self.serve();
+    }
+
+    fn locked<R>(&self, f: impl FnOnce(&mut Places) -> R) -> R {
+        let mut places = self.places.lock();
+        let result = f(&mut places);
+        self.waiting.store(places.waiting, Relaxed);
+        drop(places);
+        self.serve();
+        result
+    }
+
+    /// Serves what is requested, for as long as the lock is free. Whoever holds it comes here after it.
+    fn serve(&self) {
+        loop {
+            SERVE_F.fence();
+            if self.requested.load(Relaxed) == request::NOTHING {
+                return;
+            }
+            let mut wakers = [const { None::<Waker> }; WAKE_BATCH];
+            let Some(mut list) = self.places.try_lock() else { return };
+            let mut at = match self.requested.swap(request::NOTHING, SERVE_A.order()) {
+                request::NOTHING => continue, // served meanwhile
+                request::RESUME => list.resume,
+                _ => 0,
+            };
+            let mut taken = 0;
+            while taken < WAKE_BATCH && at < list.places.len() {
+                wakers[taken] = list.swap_waker(at, None);
+                taken += usize::from(wakers[taken].is_some());
+                at += 1;
+            }
+            if at < list.places.len() {
+                list.resume = at;
+                self.requested.fetch_max(request::RESUME, Relaxed);
+            }
+            self.waiting.store(list.waiting, Relaxed);
+            drop(list);
+            wakers.into_iter().flatten().for_each(Waker::wake);
+        }
+    }
+}
