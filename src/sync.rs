@@ -4,14 +4,14 @@
 //! a [`Label`], so that the design page's table, the code and the mutants of the model checker name the same
 //! thing: under loom, the environment variable `LAPWING_MUTANT` makes one label as weak as if it were not there.
 
-use core::sync::atomic::Ordering::{self, Acquire, Release};
 #[cfg(feature = "std")]
 use core::sync::atomic::Ordering::SeqCst;
+use core::sync::atomic::Ordering::{self, Acquire, Release};
 
-#[cfg(not(loom))]
-pub(crate) use core::sync::atomic::{AtomicU64, fence};
 #[cfg(all(feature = "std", not(loom)))]
 pub(crate) use core::sync::atomic::{AtomicBool, AtomicUsize};
+#[cfg(not(loom))]
+pub(crate) use core::sync::atomic::{AtomicU64, fence};
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, fence};
 

@@ -56,11 +56,11 @@ pub(crate) fn load(words: &[AtomicU64], bytes: &mut [u8]) {
     for (chunk, word) in whole.iter_mut().zip(&mut words) {
         *chunk = word.load(Relaxed).to_ne_bytes();
     }
-    if !rest.is_empty() {
-        if let Some(word) = words.next() {
-            let last = word.load(Relaxed).to_ne_bytes();
-            rest.copy_from_slice(&last[..rest.len()]);
-        }
+    if !rest.is_empty()
+        && let Some(word) = words.next()
+    {
+        let last = word.load(Relaxed).to_ne_bytes();
+        rest.copy_from_slice(&last[..rest.len()]);
     }
 }
 
@@ -92,7 +92,7 @@ mod wide {
 
     #[inline(always)]
     fn check(words: &[AtomicU64], bytes: &[u8]) {
-        assert!(words.len() * WORD == bytes.len() && bytes.len() % BLOCK == 0 && !bytes.is_empty());
+        assert!(words.len() * WORD == bytes.len() && bytes.len().is_multiple_of(BLOCK) && !bytes.is_empty());
     }
 
     /// Moves `len` bytes up from the first, a block at a time.

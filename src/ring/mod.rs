@@ -55,7 +55,7 @@ use crate::sync::AtomicU64;
 #[cfg(feature = "std")]
 pub use error::ReadError;
 pub use error::{BatchError, ConfigError, PositionError, PublishError, TryReadError};
-pub use publish::{Config, Exclusive, Handle, Ring, TypedRing, Wait};
+pub use publish::{Config, Exclusive, Handle, Ring, RingOf, TypedRing, Wait};
 #[cfg(feature = "std")]
 pub use reader::Canceller;
 #[cfg(feature = "futures")]

@@ -337,11 +337,9 @@ impl<P: Payload> Drop for Publisher<P> {
 /// ```
 ///
 /// It dereferences to a [`Handle`], which makes readers. Dropping it closes it.
-pub struct Ring<P: Payload = Bytes> {
-    publisher: Publisher<P>,
-}
+pub type Ring = RingOf<Bytes>;
 
-/// A ring of plain values of one size. See [`Ring`].
+/// A ring of plain values of one size. It is to be had, and closed, as [`Ring`] is.
 ///
 /// ```
 /// use lapwing::ring::{Read, TypedRing};
@@ -353,9 +351,14 @@ pub struct Ring<P: Payload = Bytes> {
 /// assert_eq!((event.seq, event.value), (1, 7));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub type TypedRing<T> = Ring<Typed<T>>;
+pub type TypedRing<T> = RingOf<Typed<T>>;
 
-impl<P: Payload> Ring<P> {
+/// What [`Ring`] and [`TypedRing`] have in common.
+pub struct RingOf<P: Payload> {
+    publisher: Publisher<P>,
+}
+
+impl<P: Payload> RingOf<P> {
     fn make(config: Config, stride: usize, slot_bytes: usize) -> Result<Self, ConfigError> {
         let Config { capacity, wait, first_seq } = config;
         let shared = Shared {
@@ -394,7 +397,7 @@ impl<P: Payload> Ring<P> {
     }
 }
 
-impl<P: Payload> Deref for Ring<P> {
+impl<P: Payload> Deref for RingOf<P> {
     type Target = Handle<P>;
 
     #[inline(always)]
@@ -403,7 +406,7 @@ impl<P: Payload> Deref for Ring<P> {
     }
 }
 
-impl<P: Payload> fmt::Debug for Ring<P> {
+impl<P: Payload> fmt::Debug for RingOf<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Ring").field(&self.publisher.0).finish()
     }
@@ -481,7 +484,7 @@ fn check_batch(shared: &Shared<Bytes>, events: &[(u16, &[u8])]) -> Result<(), Ba
     events.iter().enumerate().find_map(too_large).map_or(Ok(()), Err)
 }
 
-impl<T: Pod + fmt::Debug + Send + Sync> Ring<Typed<T>> {
+impl<T: Pod + fmt::Debug + Send + Sync> TypedRing<T> {
     /// A ring of `capacity` values, whose readers park. See [`Config`].
     ///
     /// # Errors
@@ -536,15 +539,15 @@ pub struct Exclusive<P: Payload = Bytes> {
 }
 
 impl<P: Payload> Exclusive<P> {
-    /// Ends the ring. See [`Ring::close`].
+    /// Ends the ring. See [`RingOf::close`].
     pub fn close(&mut self) -> bool {
         self.closed = true;
         self.shared.close()
     }
 
     /// The ring for any number of publishers again.
-    pub fn into_shared(self) -> Ring<P> {
-        Ring { publisher: self.publisher }
+    pub fn into_shared(self) -> RingOf<P> {
+        RingOf { publisher: self.publisher }
     }
 
     /// A handle that can be given to those who do not publish.
@@ -623,8 +626,11 @@ impl<T: Pod + fmt::Debug + Send + Sync> Exclusive<Typed<T>> {
     ///
     /// When the ring is closed; nothing is published then.
     pub fn publish_batch(&mut self, values: &[T]) -> Result<Range<u64>, BatchError> {
-        self.write(values.len(), |at, words| Typed::store(words, &values[at]))
-            .map_err(|error| BatchError { published: 0, index: 0, error })
+        self.write(values.len(), |at, words| Typed::store(words, &values[at])).map_err(|error| BatchError {
+            published: 0,
+            index: 0,
+            error,
+        })
     }
 }
 

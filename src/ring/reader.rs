@@ -323,7 +323,11 @@ impl Look<'_> {
 
 impl fmt::Debug for Look<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Look").field("seq", &self.seq).field("tag", &self.tag).field("len", &self.len).finish()
+        f.debug_struct("Look")
+            .field("seq", &self.seq)
+            .field("tag", &self.tag)
+            .field("len", &self.len)
+            .finish()
     }
 }
 
@@ -338,7 +342,10 @@ impl<P: Payload> Clone for Reader<P> {
 
 impl<P: Payload> fmt::Debug for Reader<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reader").field("next_seq", &self.next).field("lag", &self.lag()).finish_non_exhaustive()
+        f.debug_struct("Reader")
+            .field("next_seq", &self.next)
+            .field("lag", &self.lag())
+            .finish_non_exhaustive()
     }
 }
 

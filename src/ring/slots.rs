@@ -105,7 +105,8 @@ impl<P: Payload> Slots<P> {
 
         let shift = capacity.next_power_of_two().trailing_zeros();
         let reciprocal = (1u128 << (63 + shift)).div_ceil(u128::from(capacity)) as u64;
-        let slots = Self { words, base, capacity, stride, first_seq, reciprocal, shift, payload: PhantomData };
+        let slots =
+            Self { words, base, capacity, stride, first_seq, reciprocal, shift, payload: PhantomData };
         slots.head().store((first_seq - 1) << 1, Relaxed);
         slots.end().store(OPEN, Relaxed);
         Ok(slots)
