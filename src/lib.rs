@@ -8,3 +8,9 @@ pub mod ring;
 mod sync;
 #[cfg(feature = "std")]
 mod wait;
+
+/// For the loom suite: the names of all orderings.
+#[cfg(loom)]
+pub mod loom_support {
+    pub use crate::sync::LABELS;
+}

@@ -64,16 +64,14 @@ labels! {
     /// A publisher's commit before its look for waiting readers.
     #[cfg(feature = "std")]
     NOTIFY_F = "notify:F", SeqCst;
-    /// A reader's registration before its last look at the slot.
-    #[cfg(feature = "std")]
-    PARK_F = "park:F", SeqCst;
     /// What a wake request is about before the request.
     #[cfg(feature = "std")]
     REQUEST_R = "request:R", Release;
     /// The request before the walk through the list that serves it.
     #[cfg(feature = "std")]
     SERVE_A = "serve:A", Acquire;
-    /// A request before the attempt to lock the list; the list's unlocking before the look for requests.
+    /// A request before the attempt to lock the list; the list's unlocking before the look for requests; and so
+    /// a reader's registration before its last look at the slot.
     #[cfg(feature = "std")]
     SERVE_F = "serve:F", SeqCst;
     /// What the canceller did before the cancellation.
@@ -126,44 +124,44 @@ pub(crate) use waiting::*;
 
 #[cfg(feature = "std")]
 mod waiting {
-    use super::{Label, NOTIFY_F, PARK_F};
+    use super::NOTIFY_F;
 
-    /// A pair of full fences of which one side may be free.
+    /// The publisher's half of a pair of full fences, which the reader's half may do for it.
     ///
     /// A publisher commits and then looks for waiting readers; a reader registers and then looks at the slot.
     /// Both need a full fence between the two, or each can miss the other. Linux can put the whole cost on the
     /// reader that goes to sleep: `membarrier(2)` runs a full barrier on every processor that runs a thread of
-    /// this process, so that the publisher's side needs only to keep the compiler from reordering.
+    /// this process, so that the publisher needs only to keep the compiler from reordering.
     #[derive(Clone, Copy, Debug, PartialEq)]
-    pub(crate) struct FencePair {
-        asymmetric: bool,
+    pub(crate) enum PublisherFence {
+        /// A fence of its own.
+        Own,
+        /// The reader's `membarrier`.
+        ByReader,
     }
 
-    impl FencePair {
-        /// The asymmetric pair where the system has it.
+    impl PublisherFence {
         pub(crate) fn new() -> Self {
-            Self { asymmetric: membarrier::register() }
+            if membarrier::register() { Self::ByReader } else { Self::Own }
         }
 
-        /// The side that runs with every publish.
+        /// Between commit and look, with every publish.
         #[inline(always)]
-        pub(crate) fn light(self) {
-            if self.asymmetric {
-                core::sync::atomic::compiler_fence(NOTIFY_F.order());
-            } else {
-                Label::fence(NOTIFY_F);
+        pub(crate) fn publisher(self) {
+            match self {
+                Self::Own => NOTIFY_F.fence(),
+                Self::ByReader => core::sync::atomic::compiler_fence(NOTIFY_F.order()),
             }
         }
 
-        /// The side that runs when a reader is about to sleep. False if the system refused (a sandbox entered
-        /// after the ring was made can do that): the reader must then look again by itself.
+        /// Between registration and look, beside the reader's own fence. False if the system refused (a sandbox
+        /// entered after the ring was made can do that): the reader must then look again by itself.
         #[must_use]
-        pub(crate) fn heavy(self) -> bool {
-            if self.asymmetric {
-                return membarrier::run();
+        pub(crate) fn reader(self) -> bool {
+            match self {
+                Self::Own => true,
+                Self::ByReader => membarrier::run(),
             }
-            Label::fence(PARK_F);
-            true
         }
     }
 
@@ -194,6 +192,28 @@ mod waiting {
 
         pub(super) fn run() -> bool {
             true
+        }
+    }
+
+    /// A place where loom may stop one thread and let another through. It does so only where their accesses
+    /// conflict, and runs a fence as one step with the access before it; this one conflicts with itself.
+    pub(crate) struct Interruption {
+        #[cfg(loom)]
+        accesses: super::AtomicUsize,
+    }
+
+    impl Interruption {
+        pub(crate) fn new() -> Self {
+            Self {
+                #[cfg(loom)]
+                accesses: super::AtomicUsize::new(0),
+            }
+        }
+
+        #[inline(always)]
+        pub(crate) fn here(&self) {
+            #[cfg(loom)]
+            self.accesses.fetch_add(1, super::Ordering::Relaxed);
         }
     }
 

@@ -11,7 +11,7 @@ use core::task::Waker;
 
 use crossbeam_utils::CachePadded;
 
-use crate::sync::{AtomicUsize, FencePair, Mutex, REQUEST_R, SERVE_A, SERVE_F};
+use crate::sync::{AtomicUsize, Interruption, Mutex, PublisherFence, REQUEST_R, SERVE_A, SERVE_F};
 
 /// How many wakers are taken out of the list at a time, to be called with the lock released.
 const WAKE_BATCH: usize = if cfg!(loom) { 1 } else { 16 };
@@ -29,7 +29,8 @@ pub(crate) struct WaitList {
     /// How many places hold a waker. Written under the lock.
     waiting: CachePadded<AtomicUsize>,
     requested: AtomicUsize,
-    fences: FencePair,
+    fence: PublisherFence,
+    interruption: Interruption,
     places: Mutex<Places>,
 }
 
@@ -65,7 +66,8 @@ impl WaitList {
         Self {
             waiting: CachePadded::new(AtomicUsize::new(0)),
             requested: AtomicUsize::new(request::NOTHING),
-            fences: FencePair::new(),
+            fence: PublisherFence::new(),
+            interruption: Interruption::new(),
             places: Mutex::new(Places::default()),
         }
     }
@@ -100,7 +102,8 @@ impl WaitList {
         let waker = waker.clone();
         let earlier = self.locked(|list| list.swap_waker(key.0, Some(waker)));
         drop(earlier);
-        self.fences.heavy()
+        // `locked` ended with serve:F, this reader's half of the pair with notify:F.
+        self.fence.reader()
     }
 
     /// Takes the waker out again.
@@ -122,7 +125,7 @@ impl WaitList {
     /// After a commit: wakes everybody, if anybody waits. One load when nobody does.
     #[inline(always)]
     pub(crate) fn notify(&self) {
-        self.fences.light();
+        self.fence.publisher();
         if self.waiting.load(Relaxed) != 0 {
             self.wake_all();
         }
@@ -149,6 +152,7 @@ impl WaitList {
     /// Serves what is requested, for as long as the lock is free. Whoever holds it comes here after it.
     fn serve(&self) {
         loop {
+            self.interruption.here();
             SERVE_F.fence();
             if self.requested.load(Relaxed) == request::NOTHING {
                 return;

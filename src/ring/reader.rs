@@ -468,30 +468,27 @@ mod waiting {
     /// How a reader with nothing to read spends its time before it sleeps: looks without a break first, then
     /// with longer and longer ones, so that it does not take the slot's cache line from the publisher's hands.
     struct Idle {
-        rounds: u32,
+        looks: u32,
     }
 
     /// Looks without a break.
     const BARE_LOOKS: u32 = 64;
-    /// Looks with pauses before a reader sleeps.
-    const PAUSED_LOOKS: u32 = if cfg!(loom) { 0 } else { 64 };
-    /// The longest pause, in `spin_loop` hints.
+    /// Looks until a reader that can sleep does. None in a model: they would hide what it does when it sleeps.
+    const AWAKE_LOOKS: u32 = if cfg!(loom) { 0 } else { BARE_LOOKS + 64 };
+    /// The longest break, in `spin_loop` hints.
     const MAX_PAUSE: u32 = 8;
 
     impl Idle {
-        fn new() -> Self {
-            Self { rounds: if cfg!(loom) { BARE_LOOKS } else { 0 } }
+        fn is_long(&self) -> bool {
+            self.looks >= AWAKE_LOOKS
         }
 
-        /// One break between two looks. False when it is time to sleep.
-        fn pause(&mut self) -> bool {
-            self.rounds = self.rounds.saturating_add(1);
-            if self.rounds > BARE_LOOKS {
-                for _ in 0..(self.rounds - BARE_LOOKS).min(MAX_PAUSE) {
-                    spin();
-                }
+        /// One break between two looks.
+        fn pause(&mut self) {
+            self.looks = self.looks.saturating_add(1);
+            for _ in 0..self.looks.saturating_sub(BARE_LOOKS).min(MAX_PAUSE) {
+                spin();
             }
-            self.rounds <= BARE_LOOKS + PAUSED_LOOKS
         }
     }
 
@@ -590,23 +587,26 @@ mod waiting {
             }
         }
 
+        #[cold]
         fn wait_slowly(&mut self, deadline: Option<Instant>) -> Result<Read<Found<P>>, ReadError> {
-            let mut idle = Idle::new();
-            let passed = || deadline.is_some_and(|deadline| Instant::now() >= deadline);
+            let mut idle = Idle { looks: 0 };
             loop {
-                let sleepy = !idle.pause();
-                if let Some(found) = self.poll_now()? {
-                    return Ok(found);
-                }
-                if sleepy {
-                    if passed() {
+                if idle.is_long() {
+                    if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                         return Err(ReadError::TimedOut);
                     }
-                    if self.waiting.key.is_some()
-                        && let Some(found) = self.park(deadline)?
-                    {
-                        return Ok(found);
+                    if self.waiting.key.is_some() {
+                        if let Some(found) = self.park(deadline)? {
+                            return Ok(found);
+                        }
+                    } else {
+                        idle.pause();
                     }
+                } else {
+                    idle.pause();
+                }
+                if let Some(found) = self.poll_now()? {
+                    return Ok(found);
                 }
             }
         }

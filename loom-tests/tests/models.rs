@@ -1,0 +1,771 @@
+//! loom models of the real ring, and one mutant of every ordering in it.
+//!
+//! `cargo test --release` in this folder runs every model, which must hold, and then every mutant: the same
+//! crate with one labelled ordering or fence taken away, under each model that is said to notice, which must
+//! fail. The suite fails if a label has no such model, if a mutant survives, or if nothing was run.
+//!
+//! `cargo test --release -- --matrix` runs every mutant under every model and prints who notices whom.
+//! `cargo test --release -- MODEL` runs one model, in this process (`LAPWING_MUTANT=label` in the environment
+//! weakens one ordering).
+//!
+//! Every payload describes itself: its tag is a checksum of its bytes, and its bytes say who published it. Every
+//! reader of a model gives an account at its end: what was delivered and dropped follows each other without a
+//! hole or an overlap, from where it started to the last seq.
+
+use std::collections::BTreeMap;
+use std::process::{Command, ExitCode, Output};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use lapwing::loom_support::LABELS;
+use lapwing::ring::{
+    Config, PublishError, Read, ReadError, Reader, Ring, Step, TryReadError, TypedRing, Wait,
+};
+use loom::sync::atomic::AtomicBool;
+use loom::thread;
+
+/// A model of the ring.
+struct Model {
+    name: &'static str,
+    /// How often a thread may be stopped where it would not have to wait. Bugs of orderings need one or two; a
+    /// bound is as high as keeps the model under about a minute, and at least 2.
+    preemptions: usize,
+    run: fn(),
+    /// The labels whose mutants it must notice.
+    kills: &'static [&'static str],
+}
+
+const MODELS: &[Model] = &[
+    Model {
+        name: "publisher_against_reader",
+        preemptions: 4,
+        run: publisher_against_reader,
+        kills: &["write:F", "commit:R", "read:A", "read:F"],
+    },
+    Model {
+        name: "two_publishers_one_slot",
+        preemptions: 3,
+        run: two_publishers_one_slot,
+        kills: &["claim:A"],
+    },
+    Model { name: "two_publishers_two_slots", preemptions: 2, run: two_publishers_two_slots, kills: &[] },
+    Model { name: "reader_is_lapped", preemptions: 3, run: reader_is_lapped, kills: &["write:F", "read:F"] },
+    Model { name: "reader_is_made", preemptions: 3, run: reader_is_made, kills: &[] },
+    Model { name: "reader_from_now", preemptions: 2, run: reader_from_now, kills: &[] },
+    Model { name: "batch_against_single", preemptions: 2, run: batch_against_single, kills: &[] },
+    Model {
+        name: "exclusive_publisher",
+        preemptions: 4,
+        run: exclusive_publisher,
+        kills: &["write:F", "commit:R", "read:A", "read:F"],
+    },
+    Model {
+        name: "typed_ring",
+        preemptions: 4,
+        run: typed_ring,
+        kills: &["write:F", "commit:R", "read:A", "read:F"],
+    },
+    Model { name: "look_in_place", preemptions: 3, run: look_in_place, kills: &["write:F", "read:F"] },
+    Model { name: "skip_by_tag", preemptions: 3, run: skip_by_tag, kills: &["read:F"] },
+    Model { name: "stalled_publisher", preemptions: 3, run: stalled_publisher, kills: &[] },
+    Model { name: "all_slots_stalled", preemptions: 3, run: all_slots_stalled, kills: &[] },
+    Model {
+        name: "park_against_publish",
+        preemptions: 3,
+        run: park_against_publish,
+        kills: &["notify:F", "serve:F"],
+    },
+    Model {
+        name: "park_against_exclusive",
+        preemptions: 3,
+        run: park_against_exclusive,
+        kills: &["notify:F", "serve:F"],
+    },
+    Model { name: "park_against_given_up", preemptions: 3, run: park_against_given_up, kills: &[] },
+    Model {
+        name: "cancel_against_park",
+        preemptions: 3,
+        run: cancel_against_park,
+        kills: &["cancel:R", "cancelled:A"],
+    },
+    Model {
+        name: "close_against_park",
+        preemptions: 3,
+        run: close_against_park,
+        kills: &["close:R", "closed:A"],
+    },
+    Model { name: "close_against_publish", preemptions: 3, run: close_against_publish, kills: &[] },
+    Model { name: "spin_against_publish", preemptions: 3, run: spin_against_publish, kills: &[] },
+    Model {
+        name: "task_against_publish",
+        preemptions: 3,
+        run: task_against_publish,
+        kills: &["notify:F", "serve:F"],
+    },
+    Model { name: "dropped_future", preemptions: 3, run: dropped_future, kills: &[] },
+    Model {
+        name: "two_sleepers_against_close",
+        preemptions: 3,
+        run: two_sleepers_against_close,
+        kills: &["request:R", "serve:A", "serve:F"],
+    },
+    Model {
+        name: "two_sleepers_against_publish",
+        preemptions: 2,
+        run: two_sleepers_against_publish,
+        kills: &[],
+    },
+];
+
+// ---- Payloads that describe themselves, and readers that give an account.
+
+fn checksum(payload: u64) -> u16 {
+    let folded = payload.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    (folded >> 48) as u16 | 1
+}
+
+/// Publisher and its own count.
+fn payload(publisher: u64, count: u64) -> u64 {
+    publisher << 32 | count
+}
+
+fn publish(ring: &Ring, payload: u64) -> u64 {
+    ring.publish_tagged(checksum(payload), &payload.to_le_bytes()).expect("MODEL: publish failed")
+}
+
+fn ring(capacity: u64) -> Ring {
+    Config::new(capacity).wait(Wait::Spin).bytes(8).unwrap()
+}
+
+fn parking_ring(capacity: u64) -> Ring {
+    Config::new(capacity).wait(Wait::Park).bytes(8).unwrap()
+}
+
+/// What one reader got, checked as it comes.
+struct Account {
+    reader: Reader,
+    next: u64,
+    delivered: BTreeMap<u64, u64>,
+    dropped: u64,
+}
+
+impl Account {
+    fn of(reader: Reader) -> Self {
+        Self { next: reader.next_seq(), reader, delivered: BTreeMap::new(), dropped: 0 }
+    }
+
+    fn enter(&mut self, read: Read<(u64, u16, Vec<u8>)>) {
+        match read {
+            Read::Event((seq, tag, bytes)) => {
+                assert_eq!(seq, self.next, "MODEL: out of order");
+                let payload = u64::from_le_bytes(bytes.try_into().expect("MODEL: torn length"));
+                assert_eq!(tag, checksum(payload), "MODEL: torn event {seq}");
+                self.delivered.insert(seq, payload);
+                self.next += 1;
+            }
+            Read::Dropped(dropped) => {
+                assert_eq!(dropped.from, self.next, "MODEL: a hole before a drop");
+                assert!(dropped.to >= dropped.from, "MODEL: an empty drop");
+                self.dropped += dropped.count();
+                self.next = dropped.to + 1;
+            }
+        }
+        assert_eq!(self.next, self.reader.next_seq(), "MODEL: position and account differ");
+    }
+
+    /// One attempt. False when there was nothing.
+    fn try_once(&mut self) -> bool {
+        let read = match self.reader.try_read() {
+            Ok(Read::Event(event)) => Read::Event((event.seq, event.tag, event.bytes.to_vec())),
+            Ok(Read::Dropped(dropped)) => Read::Dropped(dropped),
+            Err(_) => return false,
+        };
+        self.enter(read);
+        true
+    }
+
+    fn wait_once(&mut self) -> Result<(), ReadError> {
+        let read = match self.reader.read()? {
+            Read::Event(event) => Read::Event((event.seq, event.tag, event.bytes.to_vec())),
+            Read::Dropped(dropped) => Read::Dropped(dropped),
+        };
+        self.enter(read);
+        Ok(())
+    }
+
+    /// When nobody publishes any more: reads the rest, and checks the whole against what was published.
+    fn close(mut self, last_seq: u64, published: &BTreeMap<u64, u64>) {
+        while self.try_once() {}
+        assert_eq!(self.next, last_seq + 1, "MODEL: delivered + dropped is not the last seq");
+        for (seq, payload) in &self.delivered {
+            assert_eq!(published.get(seq), Some(payload), "MODEL: event {seq} is not what was published");
+        }
+    }
+}
+
+/// Runs a reader that tries `tries` times on a thread of its own.
+fn reading(reader: Reader, tries: usize) -> thread::JoinHandle<Account> {
+    thread::spawn(move || {
+        let mut account = Account::of(reader);
+        for _ in 0..tries {
+            account.try_once();
+        }
+        account
+    })
+}
+
+/// Publishes `n` events on a thread of its own.
+fn publishing(ring: &Arc<Ring>, publisher: u64, n: u64) -> thread::JoinHandle<Vec<(u64, u64)>> {
+    let ring = Arc::clone(ring);
+    thread::spawn(move || {
+        let mut published = Vec::new();
+        for count in 0..n {
+            let payload = payload(publisher, count);
+            match ring.publish_stepped(checksum(payload), &payload.to_le_bytes(), takes_over_whole) {
+                Ok(seq) => published.push((seq, payload)),
+                Err(PublishError::Stalled { .. }) => {}
+                Err(error) => panic!("MODEL: {error}"),
+            }
+        }
+        published
+    })
+}
+
+/// loom orders the stores of a word as they are executed, so it cannot show one landing under an earlier one.
+/// Instead, a publisher looks at the words that it is about to overwrite: where it could miss a word of the
+/// earlier publisher, its own could land under it.
+fn takes_over_whole(step: Step, seq: u64, words: &[loom::sync::atomic::AtomicU64]) {
+    use loom::sync::atomic::Ordering;
+    if step == Step::Writing {
+        let header = words[0].load(Ordering::Relaxed);
+        let payload = words[1].load(Ordering::Relaxed);
+        let never_written = header == 0 && payload == 0;
+        assert!(
+            never_written || header as u16 == checksum(payload),
+            "MODEL: {seq} misses a word it overwrites"
+        );
+    }
+}
+
+// ---- The slot protocol.
+
+/// One slot, so that the second event overwrites the first under the reader's eyes.
+fn publisher_against_reader() {
+    let ring = Arc::new(ring(1));
+    let reading = reading(ring.reader_from_oldest(), 2);
+    let published = publishing(&ring, 1, 2).join().unwrap();
+    reading.join().unwrap().close(2, &published.into_iter().collect());
+}
+
+/// Two publishers, one lap apart, meet in the only slot.
+fn two_publishers_one_slot() {
+    let ring = Arc::new(ring(1));
+    let reading = reading(ring.reader_from_oldest(), 1);
+    let publishers = [publishing(&ring, 1, 1), publishing(&ring, 2, 1)];
+    let published: BTreeMap<_, _> = publishers.into_iter().flat_map(|p| p.join().unwrap()).collect();
+    reading.join().unwrap().close(ring.newest(), &published);
+}
+
+fn two_publishers_two_slots() {
+    let ring = Arc::new(ring(2));
+    let reading = reading(ring.reader_from_oldest(), 2);
+    let publishers = [publishing(&ring, 1, 2), publishing(&ring, 2, 1)];
+    let published: BTreeMap<_, _> = publishers.into_iter().flat_map(|p| p.join().unwrap()).collect();
+    reading.join().unwrap().close(ring.newest(), &published);
+}
+
+fn reader_is_lapped() {
+    let ring = Arc::new(ring(2));
+    let reading = reading(ring.reader_from_oldest(), 2);
+    let published = publishing(&ring, 1, 4).join().unwrap();
+    reading.join().unwrap().close(4, &published.into_iter().collect());
+}
+
+/// Readers made while a publisher laps the ring, at every kind of position.
+fn reader_is_made() {
+    let ring = Arc::new(ring(1));
+    let publisher = publishing(&ring, 1, 2);
+    let handle = ring.handle();
+    let made = thread::spawn(move || {
+        let mut accounts =
+            vec![Account::of(handle.reader_from_oldest()), Account::of(handle.reader_after(0).unwrap())];
+        let newest = handle.newest();
+        let beyond = handle.reader_after(newest + 3).map(|_| ());
+        assert!(beyond.is_err(), "MODEL: a position beyond the newest");
+        accounts.iter_mut().for_each(|account| _ = account.try_once());
+        accounts
+    });
+    let published: BTreeMap<_, _> = publisher.join().unwrap().into_iter().collect();
+    for account in made.join().unwrap() {
+        account.close(2, &published);
+    }
+}
+
+/// What a reader from now leaves out was readable when it was made.
+fn reader_from_now() {
+    let ring = Arc::new(ring(2));
+    let publishers = [publishing(&ring, 1, 1), publishing(&ring, 2, 1)];
+    let handle = ring.handle();
+    let made = thread::spawn(move || {
+        let from_now = handle.reader_from_now();
+        let mut before = handle.reader_after(0).unwrap();
+        while before.next_seq() < from_now.next_seq() {
+            assert!(before.try_read().is_ok(), "MODEL: a reader from now leaves out what was not readable");
+        }
+        Account::of(from_now)
+    });
+    let published: BTreeMap<_, _> = publishers.into_iter().flat_map(|p| p.join().unwrap()).collect();
+    made.join().unwrap().close(ring.newest(), &published);
+}
+
+fn batch_against_single() {
+    let ring = Arc::new(ring(2));
+    let reading = reading(ring.reader_from_oldest(), 1);
+    let single = publishing(&ring, 1, 1);
+    let batch = {
+        let ring = Arc::clone(&ring);
+        thread::spawn(move || {
+            let payloads = [payload(2, 0), payload(2, 1)];
+            let bytes = payloads.map(u64::to_le_bytes);
+            let events = [(checksum(payloads[0]), &bytes[0][..]), (checksum(payloads[1]), &bytes[1][..])];
+            match ring.publish_batch(&events) {
+                Ok(seqs) if seqs.end - seqs.start == 2 => seqs.zip(payloads).collect::<Vec<_>>(),
+                // A number was stepped over, or the rest refused: which is whose is told by the payloads.
+                Ok(_) => Vec::new(),
+                Err(error) => {
+                    assert!(matches!(error.error, PublishError::Stalled { .. }), "MODEL: {error}");
+                    Vec::new()
+                }
+            }
+        })
+    };
+    let mut published: BTreeMap<_, _> = single.join().unwrap().into_iter().collect();
+    let batch = batch.join().unwrap();
+    let account = reading.join().unwrap();
+    if batch.is_empty() {
+        // Known by their payloads instead.
+        let mut account = account;
+        while account.try_once() {}
+        published.extend(account.delivered.iter().filter(|(_, payload)| **payload >> 32 == 2));
+        account.close(ring.newest(), &published);
+    } else {
+        published.extend(batch);
+        account.close(ring.newest(), &published);
+    }
+}
+
+fn exclusive_publisher() {
+    let mut ring = ring(1).into_exclusive();
+    let reading = reading(ring.reader_from_oldest(), 2);
+    let publisher = thread::spawn(move || {
+        let published: BTreeMap<_, _> = (0..2)
+            .map(|count| payload(1, count))
+            .map(|payload| (ring.publish_tagged(checksum(payload), &payload.to_le_bytes()).unwrap(), payload))
+            .collect();
+        (ring, published)
+    });
+    let (_ring, published) = publisher.join().unwrap();
+    reading.join().unwrap().close(2, &published);
+}
+
+/// Two words a value, so that there is something to tear.
+fn typed_ring() {
+    let ring = Arc::new(Config::new(1).wait(Wait::Spin).typed::<[u64; 2]>().unwrap());
+    let mut reader = ring.reader_from_oldest();
+    let publisher = {
+        let ring: Arc<TypedRing<[u64; 2]>> = Arc::clone(&ring);
+        thread::spawn(move || (1..=2).for_each(|n: u64| assert_eq!(ring.publish(&[n, !n]), Ok(n))))
+    };
+    let mut next = 1;
+    let mut read = |tries: usize| {
+        for _ in 0..tries {
+            match reader.try_read() {
+                Ok(Read::Event(event)) => {
+                    assert_eq!(event.seq, next, "MODEL: out of order");
+                    assert_eq!(event.value, [event.seq, !event.seq], "MODEL: torn event");
+                    next += 1;
+                }
+                Ok(Read::Dropped(dropped)) => {
+                    assert_eq!(dropped.from, next, "MODEL: a hole before a drop");
+                    next = dropped.to + 1;
+                }
+                Err(_) => {}
+            }
+        }
+        next
+    };
+    read(2);
+    publisher.join().unwrap();
+    assert_eq!(read(2), 3, "MODEL: delivered + dropped is not the last seq");
+}
+
+fn look_in_place() {
+    let ring = Arc::new(ring(1));
+    let mut reader = ring.reader_from_oldest();
+    let publisher = publishing(&ring, 1, 2);
+    for _ in 0..2 {
+        let look = reader.try_look(|event| {
+            let mut bytes = [0; 8];
+            (event.copy_to(&mut bytes), event.tag(), u64::from_le_bytes(bytes))
+        });
+        if let Ok(Read::Event((len, tag, payload))) = look {
+            assert_eq!((len, tag), (8, checksum(payload)), "MODEL: torn event");
+        }
+    }
+    let published = publisher.join().unwrap();
+    Account::of(reader).close(2, &published.into_iter().collect());
+}
+
+/// The first event is wanted, the second is not: it must neither be delivered nor make the first one skipped.
+fn skip_by_tag() {
+    let ring = Arc::new(ring(1));
+    let (wanted, unwanted) = (payload(1, 0), payload(1, 1));
+    let mut reader = ring.reader_from_oldest();
+    reader.set_filter(|tag| tag == checksum(wanted));
+    let publisher = {
+        let ring = Arc::clone(&ring);
+        thread::spawn(move || (publish(&ring, wanted), publish(&ring, unwanted)))
+    };
+    let mut delivered = 0;
+    let mut dropped = 0;
+    let mut read = |reader: &mut Reader| {
+        match reader.try_read() {
+            Ok(Read::Event(event)) => {
+                assert_eq!((event.seq, event.tag), (1, checksum(wanted)), "MODEL: an unwanted event");
+                delivered += 1;
+            }
+            Ok(Read::Dropped(lost)) => dropped += lost.count(),
+            Err(_) => {}
+        }
+        (delivered, dropped)
+    };
+    read(&mut reader);
+    publisher.join().unwrap();
+    read(&mut reader);
+    let (delivered, dropped) = read(&mut reader);
+    assert_eq!(delivered + dropped + reader.skipped(), 2, "MODEL: unaccounted");
+    assert_eq!(delivered + dropped, 1, "MODEL: the wanted event was skipped");
+}
+
+// ---- Stalled publishers.
+
+/// A publisher is stopped with its slot in writing; another one goes past it, and past it again.
+fn stalled_publisher() {
+    let ring = Arc::new(ring(2));
+    let reading = reading(ring.reader_from_oldest(), 2);
+    let other = Arc::clone(&ring);
+    let publisher = thread::spawn(move || {
+        let mut published = BTreeMap::new();
+        let stalled = payload(1, 0);
+        let seq = other
+            .publish_stepped(checksum(stalled), &stalled.to_le_bytes(), |step, _, _| {
+                if step == Step::Writing {
+                    for count in 0..3 {
+                        let passing = payload(2, count);
+                        published.insert(publish(&other, passing), passing);
+                    }
+                }
+            })
+            .unwrap();
+        published.insert(seq, stalled);
+        published
+    });
+    let published = publisher.join().unwrap();
+    assert_eq!(published.len(), 4, "MODEL: a publish was held up by a stalled one");
+    reading.join().unwrap().close(ring.newest(), &published);
+}
+
+/// Every slot is held: publishing is refused, in bounded steps, and goes on when the slot is free again.
+fn all_slots_stalled() {
+    let ring = Arc::new(ring(1));
+    let reading = reading(ring.reader_from_oldest(), 2);
+    let other = Arc::clone(&ring);
+    let publisher = thread::spawn(move || {
+        let stalled = payload(1, 0);
+        let seq = other
+            .publish_stepped(checksum(stalled), &stalled.to_le_bytes(), |step, _, _| {
+                if step == Step::Writing {
+                    let refused = other.publish(&[0; 8]);
+                    assert_eq!(refused, Err(PublishError::Stalled { tried: 1 }), "MODEL: not refused");
+                }
+            })
+            .unwrap();
+        let after = payload(1, 1);
+        BTreeMap::from([(seq, stalled), (publish(&other, after), after)])
+    });
+    let published = publisher.join().unwrap();
+    assert_eq!(published.keys().copied().collect::<Vec<_>>(), [1, 3]);
+    reading.join().unwrap().close(3, &published);
+}
+
+// ---- Waiting.
+
+fn sleeping(reader: Reader, reads: usize) -> thread::JoinHandle<Account> {
+    thread::spawn(move || {
+        let mut account = Account::of(reader);
+        for _ in 0..reads {
+            account.wait_once().unwrap();
+        }
+        account
+    })
+}
+
+/// A lost wake-up is a deadlock, which loom reports.
+fn park_against_publish() {
+    let ring = Arc::new(parking_ring(1));
+    let reading = sleeping(ring.reader_from_oldest(), 1);
+    let published = publishing(&ring, 1, 1).join().unwrap();
+    reading.join().unwrap().close(1, &published.into_iter().collect());
+}
+
+fn park_against_exclusive() {
+    let mut ring = parking_ring(1).into_exclusive();
+    let reading = sleeping(ring.reader_from_oldest(), 1);
+    let payload = payload(1, 0);
+    let seq = ring.publish_tagged(checksum(payload), &payload.to_le_bytes()).unwrap();
+    reading.join().unwrap().close(1, &BTreeMap::from([(seq, payload)]));
+}
+
+/// A reader that waits for a number that is given up is woken to be told so.
+fn park_against_given_up() {
+    let ring = Arc::new(parking_ring(1));
+    let stalled = payload(1, 0);
+    let mut reading = None;
+    ring.publish_stepped(checksum(stalled), &stalled.to_le_bytes(), |step, seq, _| {
+        if step == Step::Writing {
+            assert_eq!(seq, 1);
+            reading = Some(sleeping(ring.reader_from_oldest(), 1));
+            assert_eq!(ring.publish(&[0; 8]), Err(PublishError::Stalled { tried: 1 }));
+            // The reader waits for 1, which is lapped now, or has been told.
+            let account = reading.take().unwrap().join().unwrap();
+            assert_eq!((account.dropped, account.next), (1, 2), "MODEL: not told of what it waits for");
+            account.close(2, &BTreeMap::new());
+        }
+    })
+    .unwrap();
+}
+
+fn cancel_against_park() {
+    let ring = Arc::new(parking_ring(1));
+    let mut reader = ring.reader_from_oldest();
+    let canceller = reader.canceller();
+    let done = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&done);
+    let reading = thread::spawn(move || {
+        assert_eq!(reader.read().map(|_| ()), Err(ReadError::Cancelled));
+        assert!(
+            seen.load(loom::sync::atomic::Ordering::Relaxed),
+            "MODEL: cancelled before the canceller's past"
+        );
+    });
+    done.store(true, loom::sync::atomic::Ordering::Relaxed);
+    canceller.cancel();
+    reading.join().unwrap();
+}
+
+fn close_against_park() {
+    let ring = Arc::new(parking_ring(1));
+    let mut reader = ring.reader_from_oldest();
+    let done = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&done);
+    let reading = thread::spawn(move || {
+        assert_eq!(reader.read().map(|_| ()), Err(ReadError::Closed));
+        assert!(seen.load(loom::sync::atomic::Ordering::Relaxed), "MODEL: closed before the closer's past");
+    });
+    done.store(true, loom::sync::atomic::Ordering::Relaxed);
+    ring.close();
+    reading.join().unwrap();
+}
+
+/// Every publish is before the end, and read, or after it, and refused.
+fn close_against_publish() {
+    let ring = Arc::new(parking_ring(2));
+    let reader = ring.reader_from_oldest();
+    let publisher = {
+        let ring = Arc::clone(&ring);
+        thread::spawn(move || {
+            let payload = payload(1, 0);
+            ring.publish_tagged(checksum(payload), &payload.to_le_bytes()).map(|seq| (seq, payload))
+        })
+    };
+    let reading = thread::spawn(move || {
+        let mut account = Account::of(reader);
+        while account.wait_once().is_ok() {}
+        assert_eq!(account.reader.try_read(), Err(TryReadError::Closed));
+        account
+    });
+    assert!(ring.close());
+    let published = publisher.join().unwrap();
+    let account = reading.join().unwrap();
+    assert_eq!(account.delivered.len(), usize::from(published.is_ok()), "MODEL: published and read differ");
+    assert_eq!(ring.newest(), u64::from(published.is_ok()), "MODEL: the end is not the last event");
+    account.close(ring.newest(), &published.into_iter().collect());
+}
+
+fn spin_against_publish() {
+    let ring = Arc::new(ring(1));
+    let reading = sleeping(ring.reader_from_oldest(), 1);
+    let published = publishing(&ring, 1, 1).join().unwrap();
+    reading.join().unwrap().close(1, &published.into_iter().collect());
+}
+
+fn task_against_publish() {
+    let ring = Arc::new(parking_ring(1));
+    let mut reader = ring.reader_from_oldest();
+    let publisher = publishing(&ring, 1, 1);
+    let read =
+        loom::future::block_on(async { reader.read_async().await.map(|read| read.event().map(|e| e.seq)) });
+    assert_eq!(read, Ok(Some(1)));
+    publisher.join().unwrap();
+}
+
+/// A future is polled once and dropped while the event arrives: the event is still the next one.
+fn dropped_future() {
+    let ring = Arc::new(parking_ring(1));
+    let mut reader = ring.reader_from_oldest();
+    let publisher = publishing(&ring, 1, 1);
+    let first = loom::future::block_on(async {
+        let mut future = std::pin::pin!(reader.read_async());
+        std::future::poll_fn(|cx| std::task::Poll::Ready(future.as_mut().poll(cx).is_ready())).await
+    });
+    if !first {
+        let read = loom::future::block_on(async {
+            reader.read_async().await.map(|read| read.event().map(|e| e.seq))
+        });
+        assert_eq!(read, Ok(Some(1)), "MODEL: a dropped future took the event");
+    }
+    publisher.join().unwrap();
+}
+
+/// The closer may find the list locked by one reader, which then has to wake the other.
+fn two_sleepers_against_close() {
+    let ring = parking_ring(1);
+    let readers = [ring.reader_from_oldest(), ring.reader_from_oldest()];
+    let reading = readers.map(|mut reader| {
+        thread::spawn(move || assert_eq!(reader.read().map(|_| ()), Err(ReadError::Closed)))
+    });
+    ring.close();
+    for thread in reading {
+        thread.join().unwrap();
+    }
+}
+
+fn two_sleepers_against_publish() {
+    let ring = Arc::new(parking_ring(1));
+    let reading = [sleeping(ring.reader_from_oldest(), 1), sleeping(ring.reader_from_oldest(), 1)];
+    let published: BTreeMap<_, _> = publishing(&ring, 1, 1).join().unwrap().into_iter().collect();
+    for thread in reading {
+        thread.join().unwrap().close(1, &published);
+    }
+}
+
+// ---- Running them.
+
+fn run_here(model: &Model) {
+    static STATES: AtomicUsize = AtomicUsize::new(0);
+    let run = model.run;
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(model.preemptions);
+    builder.max_branches = 100_000;
+    builder.check(move || {
+        STATES.fetch_add(1, Relaxed);
+        run();
+    });
+    println!("states {}", STATES.load(Relaxed));
+}
+
+fn run_child(model: &Model, mutant: Option<&str>) -> Output {
+    let mut command = Command::new(std::env::current_exe().expect("this program's path"));
+    command.arg(model.name).env_remove("LAPWING_MUTANT");
+    if let Some(label) = mutant {
+        command.env("LAPWING_MUTANT", label);
+    }
+    command.output().expect("running a model")
+}
+
+/// A model notices a mutant by an assertion of its own, or by a deadlock: a wake-up was lost. Anything else
+/// (a limit of loom's, a crash) is not a verdict.
+fn noticed(output: &Output) -> Option<String> {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let by = stderr.lines().find(|line| line.contains("MODEL: ") || line.contains("deadlock"))?;
+    (!output.status.success()).then(|| by.trim().to_owned())
+}
+
+/// Runs the jobs on as many threads as there are processors, and prints each one's line as it ends.
+fn run_all(jobs: Vec<(&Model, Option<&'static str>)>, matrix: bool) -> usize {
+    let failures = AtomicUsize::new(0);
+    let jobs = Mutex::new(jobs.into_iter());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
+            scope.spawn(|| {
+                while let Some((model, mutant)) = { jobs.lock().unwrap().next() } {
+                    let start = Instant::now();
+                    let output = run_child(model, mutant);
+                    let took = start.elapsed().as_secs_f64();
+                    let (ok, verdict) = match mutant {
+                        None => {
+                            let stdout = String::from_utf8_lossy(&output.stdout);
+                            let states =
+                                stdout.lines().find(|line| line.starts_with("states ")).map(str::to_owned);
+                            (output.status.success() && states.is_some(), states.unwrap_or_default())
+                        }
+                        Some(_) => match noticed(&output) {
+                            Some(by) => (true, format!("dies: {by}")),
+                            None => (matrix, "SURVIVES".to_owned()),
+                        },
+                    };
+                    let name =
+                        mutant.map_or(model.name.to_owned(), |label| format!("{label} in {}", model.name));
+                    println!("{} {name}: {verdict} ({took:.1} s)", if ok { "ok  " } else { "FAIL" });
+                    if !ok {
+                        failures.fetch_add(1, Relaxed);
+                        println!("{}", String::from_utf8_lossy(&output.stderr));
+                    }
+                }
+            });
+        }
+    });
+    failures.into_inner()
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> =
+        std::env::args().skip(1).filter(|a| a == "--matrix" || !a.starts_with('-')).collect();
+    if let Some(model) = MODELS.iter().find(|model| arguments.iter().any(|name| name == model.name)) {
+        run_here(model);
+        return ExitCode::SUCCESS;
+    }
+    if arguments.iter().any(|argument| argument == "--matrix") {
+        let pairs =
+            LABELS.iter().flat_map(|label| MODELS.iter().map(move |model| (model, Some(*label)))).collect();
+        run_all(pairs, true);
+        return ExitCode::SUCCESS;
+    }
+    if let Some(unknown) = arguments.first() {
+        eprintln!("there is no model {unknown}");
+        return ExitCode::FAILURE;
+    }
+
+    let mut failures = run_all(MODELS.iter().map(|model| (model, None)).collect(), false);
+    let mutants: Vec<_> =
+        MODELS.iter().flat_map(|model| model.kills.iter().map(move |label| (model, Some(*label)))).collect();
+    for label in LABELS.iter().filter(|label| !mutants.iter().any(|(_, mutant)| *mutant == Some(**label))) {
+        println!("FAIL no model kills the mutant of {label}");
+        failures += 1;
+    }
+    for (model, label) in mutants.iter().filter(|(_, mutant)| !LABELS.contains(&mutant.unwrap_or(""))) {
+        println!("FAIL {} names an ordering that there is not: {label:?}", model.name);
+        failures += 1;
+    }
+    let runs = mutants.len();
+    failures += run_all(mutants, false);
+
+    println!("{} models, {} mutants in {runs} runs, {failures} failures", MODELS.len(), LABELS.len());
+    println!("{} passed, {failures} failed", (MODELS.len() + runs).saturating_sub(failures));
+    if failures == 0 && !MODELS.is_empty() && !LABELS.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
