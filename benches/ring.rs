@@ -1,0 +1,719 @@
+//! What the ring costs, beside a bare copy and its peers, in one run on one machine.
+//!
+//! `cargo bench --bench ring` first gives criterion's figure for each contestant alone, in nanoseconds per event.
+//! Then it runs the contestants of each group in turns, many short rounds of all of them, so that what disturbs
+//! the machine disturbs all alike. A ratio is the median of the rounds' own ratios. The contestant `base` does
+//! the same without a ring: it is the harness's own cost, which no figure has been freed of.
+//!
+//! What is the same for all: rings of 1,024 slots, which fit a second-level cache; payloads of 256 bytes, of which
+//! the byte rings are told the length at run time only and the others have it in their type; one reader attached
+//! (tokio refuses to send without one). Where a peer can be set up in several ways, each of them is in the table,
+//! and a goal is held against the fastest of this run. The disruptor, which alone waits for its readers, has one
+//! that takes everything whenever the ring is full, and always spins without a hint.
+//!
+//! A peer with one publisher is compared with [`Exclusive`], the same with one publisher; what [`Ring`], for many
+//! publishers, costs there is in the table.
+
+use std::fmt::Debug;
+use std::hint::{black_box, spin_loop};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Release};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytemuck::{Pod, bytes_of};
+use criterion::Criterion;
+use crossbeam_utils::CachePadded;
+use disruptor::{BusySpin, EventPoller, Producer, SingleProducerBarrier};
+use lapwing::ring::{Config, Look, Read, Reader, Ring, TryReadError, TypedReader, TypedRing, Wait};
+use thingbuf::ThingBuf;
+use tokio::sync::broadcast;
+
+const CAPACITY: usize = 1024;
+
+/// 256 bytes.
+type Payload = [u64; 32];
+const PAYLOAD: Payload = [0x0123_4567_89ab_cdef; 32];
+
+/// Handles so many events and says how long they took.
+type Body = Box<dyn FnMut(u64) -> Duration>;
+
+struct Group {
+    name: &'static str,
+    /// Events of a contestant in a round.
+    events: u64,
+    contestants: Vec<(&'static str, Body)>,
+    goals: Vec<Goal>,
+}
+
+/// `ours` takes at most `limit` times as long as the fastest of `against`.
+struct Goal {
+    name: &'static str,
+    ours: &'static str,
+    against: &'static [&'static str],
+    limit: f64,
+}
+
+fn goal(name: &'static str, ours: &'static str, against: &'static [&'static str], limit: f64) -> Goal {
+    Goal { name, ours, against, limit }
+}
+
+fn main() {
+    let mut groups = [
+        publish(),
+        publish_and_read(),
+        attached(),
+        read(),
+        stream(),
+        two_publishers_of_bytes(),
+        two_publishers_of_u64(),
+        nobody_waits(),
+    ];
+    let mut criterion = Criterion::default()
+        .warm_up_time(Duration::from_millis(100))
+        .measurement_time(Duration::from_millis(300))
+        .sample_size(20)
+        .without_plots()
+        .configure_from_args();
+    for group in &mut groups {
+        let mut bench = criterion.benchmark_group(group.name);
+        for (name, body) in &mut group.contestants {
+            bench.bench_function(*name, |bencher| bencher.iter_custom(&mut *body));
+        }
+        bench.finish();
+    }
+    criterion.final_summary();
+
+    // As criterion has it: without `--bench`, or with `--test`, this is a test run.
+    let has = |wanted| std::env::args().any(|arg| arg == wanted);
+    if has("--bench") && !has("--test") && !has("--list") {
+        compare(&mut groups);
+    }
+}
+
+// ---- The harness.
+
+/// Rounds of a group.
+const ROUNDS: usize = 151;
+
+fn compare(groups: &mut [Group]) {
+    let mut verdicts = Vec::new();
+    for group in groups {
+        let times = rounds(group);
+        println!("\n{:<44}{:>9}{:>9}", group.name, "ns/event", "ratio");
+        for ((name, _), times_of_one) in group.contestants.iter().zip(&times) {
+            println!("  {name:<42}{:>9.2}{:>9.2}", median(times_of_one), ratio(times_of_one, &times[1]));
+        }
+        let of = |name: &str| {
+            let at = group.contestants.iter().position(|(contestant, _)| *contestant == name);
+            &times[at.expect("a goal names contestants of its group")]
+        };
+        for Goal { name, ours, against, limit } in &group.goals {
+            let against = against.iter().map(|name| of(name)).min_by(|a, b| median(a).total_cmp(&median(b)));
+            let ratio = ratio(of(ours), against.expect("a goal is held against somebody"));
+            let verdict = if ratio <= *limit { "met" } else { "missed" };
+            verdicts.push(format!("goal {name}: {ratio:.2}, at most {limit:.2}: {verdict}"));
+        }
+    }
+    println!();
+    verdicts.iter().for_each(|verdict| println!("{verdict}"));
+}
+
+/// Nanoseconds per event, of each contestant in each round. Every other round goes backwards.
+fn rounds(group: &mut Group) -> Vec<Vec<f64>> {
+    let mut times = vec![Vec::with_capacity(ROUNDS); group.contestants.len()];
+    for round in 0..ROUNDS {
+        for turn in 0..times.len() {
+            let at = if round % 2 == 0 { turn } else { times.len() - 1 - turn };
+            let time = group.contestants[at].1(group.events);
+            times[at].push(time.as_nanos() as f64 / group.events as f64);
+        }
+    }
+    times
+}
+
+fn ratio(ours: &[f64], against: &[f64]) -> f64 {
+    let ratios: Vec<f64> = ours.iter().zip(against).map(|(ours, against)| ours / against).collect();
+    median(&ratios)
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Calls `publish` for every event, with a reader attached.
+fn publishing<R>((mut publish, reader): (impl FnMut() -> R + 'static, impl Sized + 'static)) -> Body {
+    Box::new(move |events| {
+        let _attached = &reader;
+        let start = Instant::now();
+        for _ in 0..events {
+            publish();
+        }
+        start.elapsed()
+    })
+}
+
+/// Calls `publish` and then `read` for so many events, until all are done.
+fn in_bursts<P, R>(
+    mut publish: impl FnMut(u64) -> P + 'static,
+    mut read: impl FnMut() -> R + 'static,
+) -> Body {
+    const BURST: u64 = 64;
+    Box::new(move |events| {
+        let start = Instant::now();
+        let mut left = events;
+        while left > 0 {
+            let burst = left.min(BURST);
+            (0..burst).for_each(|value| _ = publish(value));
+            (0..burst).for_each(|_| _ = read());
+            left -= burst;
+        }
+        start.elapsed()
+    })
+}
+
+/// One publisher and one reader, each on its own thread, until the reader has read every event. `read` says how
+/// many it has read.
+///
+/// A publisher that never waits could leave the reader behind. So where it is `paced`, it looks every 64 events
+/// how far the reader is, and stays within three quarters of the ring. A loss would end the bench.
+fn streaming<P>(
+    mut publish: impl FnMut() -> P + 'static,
+    mut read: impl FnMut() -> u64 + Send + 'static,
+    paced: bool,
+) -> Body {
+    const STEP: u64 = 64;
+    const AHEAD: u64 = CAPACITY as u64 * 3 / 4;
+    const NOT_STARTED: u64 = u64::MAX;
+    Box::new(move |events| {
+        let progress = CachePadded::new(AtomicU64::new(NOT_STARTED));
+        thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                progress.store(0, Release);
+                let (mut done, mut told) = (0, 0);
+                while done < events {
+                    done += read();
+                    if paced && done - told >= STEP {
+                        progress.store(done, Release);
+                        told = done;
+                    }
+                }
+                Instant::now()
+            });
+            while progress.load(Acquire) == NOT_STARTED {
+                spin_loop();
+            }
+            let start = Instant::now();
+            for done in 0..events {
+                if paced && done.is_multiple_of(STEP) {
+                    while done.saturating_sub(progress.load(Acquire)) > AHEAD {
+                        spin_loop();
+                    }
+                }
+                publish();
+            }
+            reader.join().unwrap() - start
+        })
+    })
+}
+
+/// Two threads that publish at the same time, in bursts that together fit the ring. `drain` empties it between
+/// them, off the clock: a third thread would have no core of its own. Each call of `left` and `right` publishes
+/// `step` events.
+fn racing<L, R, D>(
+    step: u64,
+    mut left: impl FnMut() -> L + 'static,
+    mut right: impl FnMut() -> R + Send + 'static,
+    mut drain: impl FnMut() -> D + 'static,
+) -> Body {
+    const BURST: u64 = 480;
+    const NOT_STARTED: u64 = u64::MAX;
+    assert!(2 * BURST <= CAPACITY as u64 && BURST.is_multiple_of(step));
+    Box::new(move |events| {
+        let bursts = events.div_ceil(2 * BURST);
+        let started = CachePadded::new(AtomicU64::new(0));
+        let ended = CachePadded::new(AtomicU64::new(NOT_STARTED));
+        let mut time = Duration::ZERO;
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                ended.store(0, Release);
+                for burst in 1..=bursts {
+                    while started.load(Acquire) != burst {}
+                    (0..BURST / step).for_each(|_| _ = right());
+                    ended.store(burst, Release);
+                }
+            });
+            while ended.load(Acquire) == NOT_STARTED {}
+            for burst in 1..=bursts {
+                drain();
+                let start = Instant::now();
+                started.store(burst, Release);
+                (0..BURST / step).for_each(|_| _ = left());
+                while ended.load(Acquire) != burst {}
+                time += start.elapsed();
+            }
+        });
+        time.mul_f64(events as f64 / (bursts * 2 * BURST) as f64)
+    })
+}
+
+// ---- The contestants: what publishes one event, and a reader for it.
+
+fn config(wait: Wait) -> Config {
+    Config::new(CAPACITY as u64).wait(wait)
+}
+
+fn ring(wait: Wait) -> Ring {
+    config(wait).bytes(size_of::<Payload>()).unwrap()
+}
+
+/// The payload as a slice whose length the compiler does not know.
+#[inline(always)]
+fn slice() -> &'static [u8] {
+    static BYTES: Payload = PAYLOAD;
+    black_box(bytes_of(&BYTES))
+}
+
+/// The payload as a value.
+#[inline(always)]
+fn value() -> Payload {
+    *black_box(&PAYLOAD)
+}
+
+fn exclusive(wait: Wait) -> (impl FnMut() -> u64 + Send, Reader) {
+    let mut ring = ring(wait).into_exclusive();
+    let reader = ring.reader_from_now();
+    (move || ring.publish(slice()).unwrap(), reader)
+}
+
+fn shared(wait: Wait) -> (impl FnMut() -> u64 + Send, Reader) {
+    let ring = ring(wait);
+    let reader = ring.reader_from_now();
+    (move || ring.publish(slice()).unwrap(), reader)
+}
+
+fn typed<T: Pod + Debug + Send + Sync>(wait: Wait, value: T) -> (impl FnMut() -> u64 + Send, TypedReader<T>) {
+    let mut ring = config(wait).typed().unwrap().into_exclusive();
+    let reader = ring.reader_from_now();
+    (move || ring.publish(black_box(&value)).unwrap(), reader)
+}
+
+fn tokio<T: Clone + Debug + Send>(
+    make: impl Fn() -> T + Send,
+) -> (impl FnMut() -> usize + Send, broadcast::Receiver<T>) {
+    let (sender, receiver) = broadcast::channel(CAPACITY);
+    (move || sender.send(make()).unwrap(), receiver)
+}
+
+fn photon_ring() -> (impl FnMut() + Send, photon_ring::Subscriber<Payload>) {
+    let (mut publisher, subscribers) = photon_ring::channel(CAPACITY);
+    let subscriber = subscribers.subscribe();
+    (move || publisher.publish(value()), subscriber)
+}
+
+type Poller<E> = EventPoller<E, SingleProducerBarrier>;
+
+fn disruptor<E: Default + Send + Sync + 'static>() -> (impl Producer<E>, Poller<E>) {
+    let (poller, builder) =
+        disruptor::build_single_producer(CAPACITY, E::default, BusySpin).new_event_poller();
+    (builder.build(), poller)
+}
+
+// ---- One thread.
+
+/// Publishing 256 bytes.
+fn publish() -> Group {
+    // Laid out like the slots: 16 bytes before each payload, in whole cache lines.
+    let mut slots = vec![[0u8; 320]; CAPACITY];
+    let mut slot = 0;
+    let copy = move || {
+        let bytes = slice();
+        black_box(&mut slots[slot])[16..16 + bytes.len()].copy_from_slice(bytes);
+        slot = if slot + 1 == CAPACITY { 0 } else { slot + 1 };
+    };
+
+    let (mut producer, mut poller) = disruptor::<Payload>();
+    let disruptor = move || {
+        while producer.try_publish(|slot| *slot = value()).is_err() {
+            drop(poller.poll());
+        }
+    };
+
+    Group {
+        name: "publish 256 B",
+        events: 20_000,
+        contestants: vec![
+            ("base", publishing((|| slice(), ()))),
+            ("bare copy", publishing((copy, ()))),
+            ("exclusive", publishing(exclusive(Wait::Park))),
+            ("shared", publishing(shared(Wait::Park))),
+            ("typed exclusive", publishing(typed(Wait::Park, PAYLOAD))),
+            ("tokio, by value", publishing(tokio(value))),
+            ("tokio, new Arc", publishing(tokio(|| Arc::<[u8]>::from(slice())))),
+            ("photon-ring", publishing(photon_ring())),
+            ("disruptor", publishing((disruptor, ()))),
+        ],
+        goals: vec![
+            goal("publish 256 B / bare copy", "exclusive", &["bare copy"], 1.4),
+            goal("publish 256 B / tokio", "exclusive", &["tokio, by value", "tokio, new Arc"], 0.55),
+            goal("publish 256 B / photon-ring", "exclusive", &["photon-ring"], 0.65),
+            goal("publish 256 B / disruptor", "exclusive", &["disruptor"], 1.0),
+        ],
+    }
+}
+
+/// Publishing and reading a `u64`, 64 at a time.
+fn publish_and_read() -> Group {
+    fn exclusive(wait: Wait) -> Body {
+        let mut ring = config(wait).typed::<u64>().unwrap().into_exclusive();
+        let mut reader = ring.reader_from_now();
+        in_bursts(
+            move |value| ring.publish(&black_box(value)).unwrap(),
+            move || black_box(reader.try_read().unwrap().event().unwrap().value),
+        )
+    }
+
+    let ring = TypedRing::new(CAPACITY as u64).unwrap();
+    let mut reader = ring.reader_from_now();
+    let shared = in_bursts(
+        move |value| ring.publish(&black_box(value)).unwrap(),
+        move || black_box(reader.try_read().unwrap().event().unwrap().value),
+    );
+
+    let (mut publisher, subscribers) = photon_ring::channel(CAPACITY);
+    let mut subscriber = subscribers.subscribe();
+    let photon_ring = in_bursts(
+        move |value| publisher.publish(black_box(value)),
+        move || black_box(subscriber.try_recv().unwrap()),
+    );
+
+    let (mut producer, mut poller) = disruptor::<u64>();
+    let disruptor: Body = {
+        const BURST: u64 = 64;
+        Box::new(move |events| {
+            let start = Instant::now();
+            let mut left = events;
+            while left > 0 {
+                let burst = left.min(BURST);
+                (0..burst).for_each(|value| producer.publish(|slot| *slot = black_box(value)));
+                (&mut poller.poll().unwrap()).for_each(|value| _ = black_box(*value));
+                left -= burst;
+            }
+            start.elapsed()
+        })
+    };
+
+    Group {
+        name: "publish and read u64",
+        events: 64_000,
+        contestants: vec![
+            ("base", in_bursts(black_box, || black_box(0))),
+            ("exclusive", exclusive(Wait::Park)),
+            ("exclusive, spinning", exclusive(Wait::Spin)),
+            ("shared", shared),
+            ("photon-ring", photon_ring),
+            ("disruptor", disruptor),
+        ],
+        goals: vec![
+            goal("publish and read u64 / photon-ring", "exclusive", &["photon-ring"], 0.6),
+            goal("publish and read u64 / disruptor", "exclusive", &["disruptor"], 0.9),
+        ],
+    }
+}
+
+/// Publishing with readers attached.
+fn attached() -> Group {
+    fn with_readers(count: usize) -> Body {
+        let (publish, reader) = exclusive(Wait::Park);
+        let readers = vec![reader; count];
+        publishing((publish, readers))
+    }
+
+    Group {
+        name: "publish 256 B, readers attached",
+        events: 20_000,
+        contestants: vec![
+            ("base", publishing((|| slice(), ()))),
+            ("none", with_readers(0)),
+            ("64", with_readers(64)),
+        ],
+        goals: vec![goal("publish with 64 readers / none", "64", &["none"], 1.05)],
+    }
+}
+
+/// Going through a full ring of 256-byte events.
+fn read() -> Group {
+    /// Goes through the ring as `pass` does, again and again.
+    fn passes(filtered: bool, mut pass: impl FnMut(&mut Reader) + 'static) -> Body {
+        let ring = ring(Wait::Park);
+        (0..CAPACITY).for_each(|_| _ = ring.publish(slice()).unwrap());
+        let mut reader = ring.reader_from_oldest();
+        if filtered {
+            reader.set_filter(|tag| tag != 0);
+        }
+        Box::new(move |events| {
+            let _open = &ring;
+            let passes = events.div_ceil(CAPACITY as u64);
+            let start = Instant::now();
+            for _ in 0..passes {
+                reader.move_to_oldest();
+                pass(&mut reader);
+                assert_eq!(reader.next_seq(), CAPACITY as u64 + 1);
+            }
+            start.elapsed().mul_f64(events as f64 / (passes * CAPACITY as u64) as f64)
+        })
+    }
+
+    let base = passes(false, |reader| reader.move_after(CAPACITY as u64).unwrap());
+    let copy = passes(false, |reader| {
+        while let Ok(read) = reader.try_read() {
+            black_box(read.event().unwrap().bytes);
+        }
+    });
+    let look = passes(false, |reader| {
+        let fold = |look: &Look<'_>| look.words().fold(0, |all, word| all ^ u64::from_ne_bytes(word));
+        while let Ok(read) = reader.try_look(fold) {
+            black_box(read.event().unwrap());
+        }
+    });
+    let skip = passes(true, |reader| assert_eq!(reader.try_read(), Err(TryReadError::Empty)));
+
+    Group {
+        name: "read 256 B",
+        events: 20 * CAPACITY as u64,
+        contestants: vec![
+            ("base", base),
+            ("copy", copy),
+            ("look at every word", look),
+            ("skip by tag", skip),
+        ],
+        goals: vec![goal("skip by tag / copying read", "skip by tag", &["copy"], 0.3)],
+    }
+}
+
+/// Publishing where readers may sleep and none does, and where they never do.
+fn nobody_waits() -> Group {
+    Group {
+        name: "publish, nobody waits",
+        events: 20_000,
+        contestants: vec![
+            ("base", publishing((|| slice(), ()))),
+            ("exclusive 256 B, spinning", publishing(exclusive(Wait::Spin))),
+            ("exclusive 256 B, parking", publishing(exclusive(Wait::Park))),
+            ("shared 256 B, spinning", publishing(shared(Wait::Spin))),
+            ("shared 256 B, parking", publishing(shared(Wait::Park))),
+            ("exclusive u64, spinning", publishing(typed(Wait::Spin, 7u64))),
+            ("exclusive u64, parking", publishing(typed(Wait::Park, 7u64))),
+        ],
+        goals: vec![goal(
+            "parking / spinning",
+            "exclusive 256 B, parking",
+            &["exclusive 256 B, spinning"],
+            1.1,
+        )],
+    }
+}
+
+// ---- Two threads.
+
+/// What a reader of a stream does with each event.
+fn take(bytes: &[u8]) -> u64 {
+    black_box(bytes.as_chunks().0.iter().fold(0, |all, word| all ^ u64::from_ne_bytes(*word)));
+    1
+}
+
+/// 256 bytes from one thread to another, where each word counts.
+fn stream() -> Group {
+    fn ours((publish, mut reader): (impl FnMut() -> u64 + 'static, Reader)) -> Body {
+        let read = move || match reader.read().unwrap() {
+            Read::Event(event) => take(event.bytes),
+            Read::Dropped(dropped) => panic!("the reader was left behind: {dropped:?}"),
+        };
+        streaming(publish, read, true)
+    }
+
+    let (publish, mut reader) = typed(Wait::Spin, PAYLOAD);
+    let read = move || match reader.read().unwrap() {
+        Read::Event(event) => take(bytes_of(&event.value)),
+        Read::Dropped(dropped) => panic!("the reader was left behind: {dropped:?}"),
+    };
+    let typed = streaming(publish, read, true);
+
+    let (mut producer, mut poller) = disruptor::<Payload>();
+    let publish = move || producer.publish(|slot| *slot = value());
+    let read =
+        move || poller.poll().map_or(0, |mut events| (&mut events).map(|event| take(bytes_of(event))).sum());
+    let disruptor = streaming(publish, read, false);
+
+    let (publish, mut subscriber) = photon_ring();
+    let photon_ring = streaming(publish, move || take(bytes_of(&subscriber.recv())), true);
+
+    fn tokio_blocking<T>(
+        make: impl Fn() -> T + Send + 'static,
+        take: impl Fn(T) -> u64 + Send + 'static,
+    ) -> Body
+    where
+        T: Clone + Debug + Send + 'static,
+    {
+        let (publish, mut receiver) = tokio(make);
+        streaming(publish, move || take(receiver.blocking_recv().unwrap()), true)
+    }
+    fn tokio_spinning<T>(
+        make: impl Fn() -> T + Send + 'static,
+        take: impl Fn(T) -> u64 + Send + 'static,
+    ) -> Body
+    where
+        T: Clone + Debug + Send + 'static,
+    {
+        let (publish, mut receiver) = tokio(make);
+        let read = move || match receiver.try_recv() {
+            Ok(event) => take(event),
+            Err(broadcast::error::TryRecvError::Empty) => {
+                spin_loop();
+                0
+            }
+            Err(error) => panic!("{error}"),
+        };
+        streaming(publish, read, true)
+    }
+    let take_value = |value: Payload| take(bytes_of(&value));
+    let new_arc = || Arc::<[u8]>::from(slice());
+    let take_arc = |arc: Arc<[u8]>| take(&arc);
+
+    Group {
+        name: "stream 256 B",
+        events: 20_000,
+        contestants: vec![
+            ("base", streaming(slice, || take(slice()), true)),
+            ("exclusive, spinning", ours(exclusive(Wait::Spin))),
+            ("exclusive, parking", ours(exclusive(Wait::Park))),
+            ("shared, spinning", ours(shared(Wait::Spin))),
+            ("shared, parking", ours(shared(Wait::Park))),
+            ("typed exclusive, spinning", typed),
+            ("disruptor", disruptor),
+            ("photon-ring", photon_ring),
+            ("tokio, by value, blocking", tokio_blocking(value, take_value)),
+            ("tokio, by value, spinning", tokio_spinning(value, take_value)),
+            ("tokio, new Arc, blocking", tokio_blocking(new_arc, take_arc)),
+            ("tokio, new Arc, spinning", tokio_spinning(new_arc, take_arc)),
+        ],
+        goals: vec![
+            goal("stream 256 B / disruptor", "exclusive, spinning", &["disruptor"], 1.1),
+            goal(
+                "stream 256 B / tokio",
+                "exclusive, parking",
+                &[
+                    "tokio, by value, blocking",
+                    "tokio, by value, spinning",
+                    "tokio, new Arc, blocking",
+                    "tokio, new Arc, spinning",
+                ],
+                0.3,
+            ),
+        ],
+    }
+}
+
+/// The peers' single sends from two threads.
+fn two_peers<T>(value: impl Fn() -> T + Copy + Send + 'static) -> Vec<(&'static str, Body)>
+where
+    T: Copy + Default + Debug + Sync + photon_ring::Pod,
+{
+    let (publisher, subscribers) = photon_ring::channel_mpmc(CAPACITY);
+    let (other, subscriber) = (publisher.clone(), subscribers.subscribe());
+    let drain = move || _ = &subscriber;
+    let photon_ring = racing(1, move || publisher.publish(value()), move || other.publish(value()), drain);
+
+    let (mut poller, builder) =
+        disruptor::build_multi_producer(CAPACITY, T::default, BusySpin).new_event_poller();
+    let mut producer = builder.build();
+    let mut other = producer.clone();
+    let disruptor = racing(
+        1,
+        move || producer.publish(|slot| *slot = value()),
+        move || other.publish(|slot| *slot = value()),
+        move || drop(poller.poll()),
+    );
+
+    let (sender, receiver) = broadcast::channel(CAPACITY);
+    let other = sender.clone();
+    let send = move |sender: &broadcast::Sender<T>| sender.send(value()).unwrap();
+    let tokio = racing(1, move || send(&sender), move || send(&other), move || _ = &receiver);
+
+    let queue = Arc::new(ThingBuf::new(CAPACITY));
+    let (left, right) = (Arc::clone(&queue), Arc::clone(&queue));
+    let push = move |queue: &ThingBuf<T>| queue.push_with(|slot| *slot = value()).unwrap();
+    let drain = move || while queue.pop_ref().is_some() {};
+    let thingbuf = racing(1, move || push(&left), move || push(&right), drain);
+
+    let (sender, receiver) = kanal::bounded(CAPACITY);
+    let other = sender.clone();
+    let send = move |sender: &kanal::Sender<T>| sender.send(value()).unwrap();
+    let drain = move || while receiver.try_recv().unwrap().is_some() {};
+    let kanal = racing(1, move || send(&sender), move || send(&other), drain);
+
+    vec![
+        ("photon-ring", photon_ring),
+        ("disruptor", disruptor),
+        ("tokio", tokio),
+        ("thingbuf", thingbuf),
+        ("kanal", kanal),
+    ]
+}
+
+const PEERS: &[&str] = &["photon-ring", "disruptor", "tokio", "thingbuf", "kanal"];
+const BATCH: usize = 16;
+
+/// Two threads that publish 256 bytes.
+fn two_publishers_of_bytes() -> Group {
+    let ring = Arc::new(ring(Wait::Park));
+    let reader = ring.reader_from_now();
+    let (left, right) = (Arc::clone(&ring), Arc::clone(&ring));
+    let publish = |ring: &Ring| ring.publish_batch(&[(0, slice()); BATCH]).unwrap();
+    let batches = racing(BATCH as u64, move || publish(&left), move || publish(&right), move || _ = &reader);
+
+    let reader = ring.reader_from_now();
+    let (left, right) = (Arc::clone(&ring), ring);
+    let publish = |ring: &Ring| ring.publish(slice()).unwrap();
+    let single = racing(1, move || publish(&left), move || publish(&right), move || _ = &reader);
+
+    let mut contestants =
+        vec![("base", racing(1, slice, slice, || ())), ("batches of 16", batches), ("single", single)];
+    contestants.extend(two_peers(value));
+    Group {
+        name: "two publishers, 256 B",
+        events: 20_000,
+        contestants,
+        goals: vec![goal("two publishers 256 B / best peer", "batches of 16", PEERS, 0.7)],
+    }
+}
+
+/// Two threads that publish a `u64`.
+fn two_publishers_of_u64() -> Group {
+    let ring = Arc::new(TypedRing::new(CAPACITY as u64).unwrap());
+    let reader = ring.reader_from_now();
+    let (left, right) = (Arc::clone(&ring), Arc::clone(&ring));
+    let publish = |ring: &TypedRing<u64>| ring.publish_batch(&[black_box(7); BATCH]).unwrap();
+    let batches = racing(BATCH as u64, move || publish(&left), move || publish(&right), move || _ = &reader);
+
+    let reader = ring.reader_from_now();
+    let (left, right) = (Arc::clone(&ring), ring);
+    let publish = |ring: &TypedRing<u64>| ring.publish(&black_box(7)).unwrap();
+    let single = racing(1, move || publish(&left), move || publish(&right), move || _ = &reader);
+
+    let mut contestants = vec![
+        ("base", racing(1, || black_box(7), || black_box(7), || ())),
+        ("batches of 16", batches),
+        ("single", single),
+    ];
+    contestants.extend(two_peers(|| black_box(7u64)));
+    Group {
+        name: "two publishers, u64",
+        events: 20_000,
+        contestants,
+        goals: vec![goal("two publishers u64 / best peer", "batches of 16", PEERS, 0.7)],
+    }
+}
