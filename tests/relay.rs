@@ -293,6 +293,15 @@ fn a_line_too_large_is_told_with_its_number_and_the_rest_goes_on() {
 }
 
 #[test]
+fn refused_lines_do_not_hold_the_input_back() {
+    let long = b"z".repeat(1025);
+    let input = [vec![&long[..]; 1000], vec![b"last"]].concat().join(&b'\n');
+    let run = run_small(&input, &["--capacity", "2"]);
+    assert_eq!((run.code, &run.out[..]), (Some(1), &b"last"[..]), "{}", run.err);
+    assert_eq!(run.numbers("refused"), [1000, 0]);
+}
+
+#[test]
 fn what_was_read_is_in_the_output_while_the_input_is_still_open() {
     let mut child = relay(&["--out", "-"]).stdin(Stdio::piped()).spawn().unwrap();
     let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());

@@ -430,7 +430,8 @@ fn write_lines(
     pace: &Pace,
     tally: &mut Tally,
 ) -> io::Result<()> {
-    // The input is told of progress in steps, or it would go to sleep and be woken for every single line.
+    // The input is told of progress in steps, or it would go to sleep and be woken for every single line. A step
+    // is never more than half a ring: what is left of one when the ring is empty holds nobody back.
     let step = (reader.handle().capacity() / 8).max(1);
     let mut settled = 0;
     let mut last = TERMINATED;
@@ -439,7 +440,6 @@ fn write_lines(
             Ok(read) => read,
             Err(TryReadError::Closed) => return output.flush(),
             Err(TryReadError::Empty) => {
-                pace.settle(take(&mut settled));
                 output.flush()?;
                 match reader.read() {
                     Ok(read) => read,
