@@ -14,3 +14,8 @@ mod wait;
 pub mod loom_support {
     pub use crate::sync::LABELS;
 }
+
+/// The examples of README, as tests.
+#[cfg(all(doctest, feature = "std"))]
+#[doc = include_str!("../README.md")]
+struct ReadmeDoctests;
