@@ -5,6 +5,7 @@
 extern crate alloc;
 
 pub mod ring;
+#[allow(clippy::disallowed_methods)] // the one place where fences may be
 mod sync;
 #[cfg(feature = "std")]
 mod wait;
