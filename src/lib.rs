@@ -7,6 +7,7 @@ extern crate alloc;
 pub mod ring;
 #[allow(clippy::disallowed_methods)] // the one place where fences may be
 mod sync;
+pub mod truncate;
 #[cfg(feature = "std")]
 mod wait;
 

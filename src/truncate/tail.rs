@@ -1,0 +1,412 @@
+use super::scan::{BLOCK, Carry, Lanes, Scanner, Strings, block_at, instantiate, skip_string};
+use super::utf8::boundary;
+use super::{Error, MAX_DEPTH, Stage, Truncation, check};
+use alloc::vec::Vec;
+
+/// Where [`tail`] cuts, and what to append there.
+///
+/// The truncated document is `&json[..cut.keep()]` followed by `cut.closers()`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TailCut {
+    keep: usize,
+    /// A quote and 127 brackets at most.
+    closers: [u8; MAX_DEPTH + 1],
+    closer_count: u8,
+}
+
+impl TailCut {
+    /// How many bytes of the input are kept.
+    pub fn keep(&self) -> usize {
+        self.keep
+    }
+
+    /// What is appended to them: a quote if the cut is inside a string, and the brackets that are still open. Or
+    /// `null`, if nothing of the input could be kept.
+    pub fn closers(&self) -> &[u8] {
+        &self.closers[..usize::from(self.closer_count)]
+    }
+
+    const NULL: Self = {
+        let mut closers = [0; MAX_DEPTH + 1];
+        closers.split_at_mut(4).0.copy_from_slice(b"null");
+        Self { keep: 0, closers, closer_count: 4 }
+    };
+
+    fn stage(&self) -> Stage {
+        if self.keep == 0 { Stage::Null } else { Stage::Tail }
+    }
+
+    fn report(&self, original_len: usize) -> Truncation {
+        Truncation { original_len, stage: self.stage(), string_limit: None, array_limit: None }
+    }
+}
+
+/// Where to cut `json` so that it has at most `max` bytes and is still valid: as much of its beginning as fits.
+///
+/// `None` if it fits already. Strings may be shortened. Keys, numbers and literals may not: what does not fit
+/// whole is left out, and a key goes with its value. What lies deeper than [`MAX_DEPTH`] is cut off there. A larger
+/// budget never keeps less. If nothing fits, the result is `null`.
+///
+/// Cost: one scan of the first `max` bytes, constant stack, no allocation.
+///
+/// ```
+/// let json = br#"{"id":7,"text":"a long story","tags":[1,2]}"#;
+/// let cut = lapwing::truncate::tail(json, 24)?.expect("it is longer than 24 bytes");
+/// assert_eq!(&json[..cut.keep()], br#"{"id":7,"text":"a long"#);
+/// assert_eq!(cut.closers(), br#""}"#);
+/// # Ok::<(), lapwing::truncate::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// [`Error::InputTooLarge`] for inputs of 4 GiB and more, [`Error::BudgetTooSmall`] if the input does not fit and
+/// `max` cannot hold `null` either.
+#[inline]
+pub fn tail(json: &[u8], max: usize) -> Result<Option<TailCut>, Error> {
+    tail_with(Scanner::best(), json, max)
+}
+
+/// [`tail`] with a scanner of choice. Not part of the stable interface.
+#[doc(hidden)]
+#[inline]
+pub fn tail_with(scanner: Scanner, json: &[u8], max: usize) -> Result<Option<TailCut>, Error> {
+    Ok(if check(json, max)? { None } else { Some(cut(scanner, json, max)) })
+}
+
+/// [`tail`], applied to `json` itself. `None` if it fits and was left as it is.
+///
+/// Allocates nothing: the result is never longer than the input.
+///
+/// ```
+/// let mut json = br#"[1,2,{"three":3}]"#.to_vec();
+/// lapwing::truncate::tail_in_place(&mut json, 9)?.expect("it is longer than 9 bytes");
+/// assert_eq!(json, b"[1,2,{}]");
+/// # Ok::<(), lapwing::truncate::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// As [`tail`]; `json` is as it was.
+pub fn tail_in_place(json: &mut Vec<u8>, max: usize) -> Result<Option<Truncation>, Error> {
+    Ok(tail(json, max)?.map(|cut| {
+        let report = cut.report(json.len());
+        json.truncate(cut.keep);
+        json.extend_from_slice(cut.closers());
+        report
+    }))
+}
+
+/// [`tail`], appended to `out`. `None` if `json` fits: then nothing was appended, and it can be used as it is.
+///
+/// # Errors
+///
+/// As [`tail`]; `out` is as it was.
+pub fn tail_into(json: &[u8], max: usize, out: &mut Vec<u8>) -> Result<Option<Truncation>, Error> {
+    Ok(tail(json, max)?.map(|cut| write(json, &cut, out)))
+}
+
+/// Appends what `cut` leaves of `json`.
+pub(super) fn write(json: &[u8], cut: &TailCut, out: &mut Vec<u8>) -> Truncation {
+    out.extend_from_slice(&json[..cut.keep]);
+    out.extend_from_slice(cut.closers());
+    cut.report(json.len())
+}
+
+instantiate!(pub(super) fn cut(json: &[u8], max: usize) -> TailCut = cut_by);
+
+/// The brackets that are open: the bytes themselves, the innermost last.
+struct Open {
+    brackets: [u8; MAX_DEPTH + 1],
+    depth: u8,
+}
+
+impl Open {
+    /// Below 128, so that no index is out of bounds. A stray closing bracket, which only invalid input has, wraps.
+    #[inline(always)]
+    fn slot(&mut self) -> &mut u8 {
+        &mut self.brackets[usize::from(self.depth) % (MAX_DEPTH + 1)]
+    }
+
+    /// `brackets` of the block at the start of `bytes`, in order. The caller has seen to it that they cannot go
+    /// deeper than [`MAX_DEPTH`].
+    #[inline(always)]
+    fn apply(&mut self, bytes: &[u8; BLOCK], brackets: u64, opening: u64) {
+        let mut left = brackets;
+        while left != 0 {
+            let at = left.trailing_zeros();
+            // The slot is free: if the bracket closes, it is written over by the next one that opens.
+            *self.slot() = bytes[at as usize % BLOCK];
+            let opens = (opening >> at) as u8 & 1;
+            self.depth = self.depth.wrapping_add(opens * 2).wrapping_sub(1);
+            left &= left - 1;
+        }
+    }
+
+    fn is_object(&self) -> bool {
+        self.depth > 0 && self.brackets[usize::from(self.depth - 1)] == b'{'
+    }
+}
+
+/// A position that the cut cannot lie behind, and what is known there.
+struct Limit {
+    at: usize,
+    /// Whether `at` is inside a string: after its opening quote, not after its closing one.
+    in_string: bool,
+    /// The last opening quote before `at`, if there is one.
+    quote: usize,
+}
+
+/// The cut of `json`, which is longer than `max`.
+///
+/// To keep the first `p` bytes at depth `d` costs `p + d` bytes, one more inside a string. `p + d` never decreases: an
+/// opening bracket adds 2, a closing one nothing. So blocks are only counted until one ends beyond the budget, and
+/// only that one is looked at bracket by bracket.
+///
+/// # Safety
+///
+/// What `L` wants of the machine.
+#[inline(always)]
+unsafe fn cut_by<L: Lanes>(json: &[u8], max: usize) -> TailCut {
+    let mut open = Open { brackets: [0; MAX_DEPTH + 1], depth: 0 };
+    let mut carry = Carry::default();
+    let mut base = 0;
+    let mut quote = 0;
+    loop {
+        let before = carry;
+        let mut padded = [0; BLOCK];
+        let bytes = block_at(json, base, &mut padded);
+        // SAFETY: by this function's contract.
+        let (Strings { quotes, inside }, opening, closing) = unsafe {
+            let block = L::load(bytes);
+            let strings = carry.strings::<L>(block);
+            (strings, block.eq_folded(b'{') & !strings.inside, block.eq_folded(b'}') & !strings.inside)
+        };
+        let brackets = opening | closing;
+        let count = brackets.count_ones();
+        let depth = u32::from(open.depth);
+        let depth_after = depth + 2 * opening.count_ones() - count.min(depth + 2 * opening.count_ones());
+        if base + BLOCK + depth_after as usize > max || depth + count > MAX_DEPTH as u32 {
+            let block = LastBlock {
+                base,
+                bytes,
+                opening,
+                closing,
+                quotes,
+                inside,
+                in_string: before.in_string != 0,
+                quote,
+            };
+            if let Some(cut) = block.cut(json, max, &mut open) {
+                return cut;
+            }
+        } else {
+            open.apply(bytes, brackets, opening);
+        }
+        let opened = quotes & inside;
+        if opened != 0 {
+            quote = base + 63 - opened.leading_zeros() as usize;
+        }
+        base += BLOCK;
+        if inside == u64::MAX && quotes == 0 {
+            // The string costs its closing quote, and the depth is that of its beginning.
+            let to = max - usize::from(open.depth) - 1;
+            if base < to {
+                // SAFETY: by this function's contract.
+                base = unsafe { skip_string::<L>(json, base, to, carry.escaped) };
+                carry.escaped = 0;
+                if base == to {
+                    return Limit { at: to, in_string: true, quote }.cut(json, max, &open);
+                }
+            }
+        }
+    }
+}
+
+/// A block that may hold the cut.
+struct LastBlock<'a> {
+    base: usize,
+    bytes: &'a [u8; BLOCK],
+    opening: u64,
+    closing: u64,
+    quotes: u64,
+    inside: u64,
+    /// Whether it begins inside a string.
+    in_string: bool,
+    /// The last opening quote before it.
+    quote: usize,
+}
+
+impl LastBlock<'_> {
+    /// The cut, or `None` if all of the block fits; then its brackets are in `open`.
+    #[inline(never)]
+    fn cut(&self, json: &[u8], max: usize, open: &mut Open) -> Option<TailCut> {
+        let mut left = self.opening | self.closing;
+        while left != 0 {
+            let bit = left.trailing_zeros() as usize;
+            let at = self.base + bit;
+            if at + usize::from(open.depth) > max {
+                break;
+            }
+            if self.opening >> bit & 1 == 1 {
+                if usize::from(open.depth) == MAX_DEPTH || at + 2 + usize::from(open.depth) > max {
+                    return Some(self.limit(at).cut(json, max, open));
+                }
+                *open.slot() = self.bytes[bit];
+                open.depth += 1;
+            } else {
+                if open.depth == 0 {
+                    // Only invalid input closes what is not open: the document ends here.
+                    return Some(self.limit(at).cut(json, max, open));
+                }
+                open.depth -= 1;
+            }
+            left &= left - 1;
+        }
+        let end = self.base + BLOCK;
+        let depth = usize::from(open.depth);
+        (end + depth > max).then(|| self.limit(max - depth).cut(json, max, open))
+    }
+
+    /// What is known at `at`, which is in the block or at its end.
+    fn limit(&self, at: usize) -> Limit {
+        let before = at - self.base;
+        let mask = if before == BLOCK { u64::MAX } else { (1 << before) - 1 };
+        let opened = self.quotes & self.inside & mask;
+        Limit {
+            at,
+            in_string: if before == 0 { self.in_string } else { self.inside >> (before - 1) & 1 == 1 },
+            quote: if opened == 0 { self.quote } else { self.base + 63 - opened.leading_zeros() as usize },
+        }
+    }
+}
+
+impl Limit {
+    /// The last cut that is not behind this. It has the same depth: there is no bracket between the two, but the
+    /// one that the cut may lie directly behind.
+    #[inline(never)]
+    fn cut(&self, json: &[u8], max: usize, open: &Open) -> TailCut {
+        let depth = usize::from(open.depth);
+        if depth > MAX_DEPTH {
+            return TailCut::NULL;
+        }
+        if self.in_string && !is_key(json, self.quote, open) {
+            // Not before `at`, where the string did not end yet, unless the closing quote is what does not fit.
+            let end = self.at.min(max - depth - 1);
+            if end > self.quote {
+                return build(string_boundary(json, self.quote + 1, end), true, open);
+            }
+        }
+        let keep = if self.in_string { before_value(json, self.quote) } else { self.value_end(json, open) };
+        match keep {
+            Some(keep) => build(keep, false, open),
+            None => TailCut::NULL,
+        }
+    }
+
+    /// Outside strings: the end of the last value that is complete, or just behind an opening bracket.
+    fn value_end(&self, json: &[u8], open: &Open) -> Option<usize> {
+        let end = before_space(json, self.at);
+        match *json[..end].last()? {
+            b'"' if is_key(json, self.quote, open) => before_value(json, self.quote),
+            b'{' | b'[' | b'}' | b']' | b'"' => Some(end),
+            b',' | b':' => before_value(json, end),
+            _ if end < self.at || json.get(self.at).is_none_or(|&b| is_delimiter(b)) => Some(end),
+            _ => {
+                let scalar = json[..end].iter().rposition(|&b| is_delimiter(b)).map_or(0, |p| p + 1);
+                before_value(json, scalar)
+            }
+        }
+    }
+}
+
+/// `at` is where a key or a value starts, or where it could: the position where the document can be cut so that
+/// neither it, nor the comma before it, nor the key that it belongs to remains.
+fn before_value(json: &[u8], at: usize) -> Option<usize> {
+    let end = before_space(json, at);
+    match *json[..end].last()? {
+        b',' => Some(before_space(json, end - 1)),
+        b':' => {
+            let key_end = before_space(json, end - 1);
+            // The quotes inside of a key are escaped, so that the next one that is not is its first byte.
+            let mut quote = key_end.checked_sub(1)?;
+            loop {
+                quote = json[..quote].iter().rposition(|&b| b == b'"')?;
+                if !is_escaped(&json[..quote]) {
+                    break;
+                }
+            }
+            before_value(json, quote)
+        }
+        _ => Some(end),
+    }
+}
+
+fn is_key(json: &[u8], quote: usize, open: &Open) -> bool {
+    match json[..before_space(json, quote)].last() {
+        Some(b'{') => true,
+        Some(b',') => open.is_object(),
+        _ => false,
+    }
+}
+
+fn build(keep: usize, in_string: bool, open: &Open) -> TailCut {
+    let mut closers = [0; MAX_DEPTH + 1];
+    closers[0] = b'"';
+    let first = usize::from(in_string);
+    let brackets = &open.brackets[..usize::from(open.depth)];
+    for (closer, bracket) in closers[first..].iter_mut().zip(brackets.iter().rev()) {
+        *closer = if *bracket == b'{' { b'}' } else { b']' };
+    }
+    TailCut { keep, closers, closer_count: open.depth + first as u8 }
+}
+
+pub(super) fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
+}
+
+/// Ends a number or a literal.
+fn is_delimiter(byte: u8) -> bool {
+    is_space(byte) || matches!(byte, b',' | b':' | b'[' | b']' | b'{' | b'}' | b'"')
+}
+
+/// Back over white space.
+fn before_space(json: &[u8], at: usize) -> usize {
+    json[..at].iter().rposition(|&b| !is_space(b)).map_or(0, |p| p + 1)
+}
+
+/// Whether the byte behind `before` is escaped: an odd number of backslashes precedes it.
+fn is_escaped(before: &[u8]) -> bool {
+    before.iter().rev().take_while(|&&b| b == b'\\').count() % 2 == 1
+}
+
+/// The last position in `first..=at` where a string's content, which starts at `first`, may end: not inside a character, an
+/// escape or a surrogate pair.
+pub(super) fn string_boundary(json: &[u8], first: usize, at: usize) -> usize {
+    let at = boundary(json, first, at);
+    let at = escape_around(json, first, at).unwrap_or(at);
+    // Between the two escapes of a pair? A backslash that is escaped itself begins none.
+    let is_surrogate = |p: usize, low: bool| {
+        matches!(json.get(p..p + 4), Some([b'\\', b'u', b'd' | b'D', third])
+            if if low { matches!(third, b'c'..=b'f' | b'C'..=b'F') } else { matches!(third, b'8'..=b'9' | b'a' | b'b' | b'A' | b'B') })
+    };
+    if at >= first + 6
+        && is_surrogate(at - 6, false)
+        && is_surrogate(at, true)
+        && !is_escaped(&json[first..at - 6])
+    {
+        return at - 6;
+    }
+    at
+}
+
+/// If `at` is inside an escape: where that begins.
+fn escape_around(json: &[u8], first: usize, at: usize) -> Option<usize> {
+    // The longest escape has six bytes, so its backslash is among the five before `at`.
+    let near = first.max(at.saturating_sub(5));
+    let backslash = near + json[near..at].iter().rposition(|&b| b == b'\\')?;
+    if is_escaped(&json[first..backslash]) {
+        return None;
+    }
+    let length = if json.get(backslash + 1) == Some(&b'u') { 6 } else { 2 };
+    (backslash + length > at).then_some(backslash)
+}

@@ -1,0 +1,271 @@
+//! What truncation promises, as functions that panic when it does not hold. The tests and the fuzz targets share
+//! them.
+#![allow(dead_code)] // Not every user needs every one.
+
+use lapwing::truncate::{self, Error, Scanner, Stage};
+
+/// Whether raw JSON like this is accepted: what an application that validates once at its edge would ask.
+pub fn accepted(json: &[u8]) -> bool {
+    std::str::from_utf8(json).is_ok() && serde_json::from_slice::<&serde_json::value::RawValue>(json).is_ok()
+}
+
+/// A document as it is spelled: strings without their quotes, scalars as they stand.
+#[derive(Debug, PartialEq)]
+pub enum Node<'a> {
+    Scalar(&'a [u8]),
+    Text(&'a [u8]),
+    Array(Vec<Node<'a>>),
+    Object(Vec<(&'a [u8], Node<'a>)>),
+}
+
+/// The tree of valid JSON.
+pub fn parse(json: &[u8]) -> Node<'_> {
+    let mut at = 0;
+    let node = parse_at(json, &mut at);
+    skip_space(json, &mut at);
+    assert_eq!(at, json.len(), "text behind the document");
+    node
+}
+
+fn skip_space(json: &[u8], at: &mut usize) {
+    while json.get(*at).is_some_and(|b| b" \t\r\n".contains(b)) {
+        *at += 1;
+    }
+}
+
+fn parse_text<'a>(json: &'a [u8], at: &mut usize) -> &'a [u8] {
+    assert_eq!(json[*at], b'"');
+    let first = *at + 1;
+    let mut p = first;
+    while json[p] != b'"' {
+        p += if json[p] == b'\\' { 2 } else { 1 };
+    }
+    *at = p + 1;
+    &json[first..p]
+}
+
+fn parse_at<'a>(json: &'a [u8], at: &mut usize) -> Node<'a> {
+    skip_space(json, at);
+    match json[*at] {
+        b'"' => Node::Text(parse_text(json, at)),
+        open @ (b'[' | b'{') => {
+            *at += 1;
+            let (mut elements, mut members) = (Vec::new(), Vec::new());
+            loop {
+                skip_space(json, at);
+                match json[*at] {
+                    b']' | b'}' => break,
+                    b',' => *at += 1,
+                    b'"' if open == b'{' => {
+                        let key = parse_text(json, at);
+                        skip_space(json, at);
+                        assert_eq!(json[*at], b':');
+                        *at += 1;
+                        members.push((key, parse_at(json, at)));
+                    }
+                    _ => elements.push(parse_at(json, at)),
+                }
+            }
+            *at += 1;
+            if open == b'[' { Node::Array(elements) } else { Node::Object(members) }
+        }
+        _ => {
+            let first = *at;
+            while json.get(*at).is_some_and(|b| !b" \t\r\n,:[]{}\"".contains(b)) {
+                *at += 1;
+            }
+            Node::Scalar(&json[first..*at])
+        }
+    }
+}
+
+/// The length of the unit at the start of a string's content that may not be split.
+fn unit(text: &[u8]) -> usize {
+    let surrogate = |at: usize| match text.get(at..at + 6) {
+        Some([b'\\', b'u', hex @ ..]) => u32::from_str_radix(std::str::from_utf8(hex).unwrap(), 16).unwrap(),
+        _ => 0,
+    };
+    match text {
+        [b'\\', b'u', ..]
+            if (0xD800..0xDC00).contains(&surrogate(0)) && (0xDC00..0xE000).contains(&surrogate(6)) =>
+        {
+            12
+        }
+        [b'\\', b'u', ..] => 6,
+        [b'\\', ..] => 2,
+        [first, ..] => match first.leading_ones() {
+            0 => 1,
+            bytes => bytes as usize,
+        },
+        [] => unreachable!("the caller stops at the end"),
+    }
+}
+
+/// Whether a string's content may end at `at`.
+pub fn may_end(text: &[u8], at: usize) -> bool {
+    let mut p = 0;
+    while p < at {
+        p += unit(&text[p..]);
+    }
+    p == at
+}
+
+/// Every position where the tail cut may cut a valid document, ascending, with what must be appended there. Byte by byte
+/// from the grammar, without anything of the crate.
+pub fn tail_candidates(json: &[u8]) -> Vec<(usize, Vec<u8>)> {
+    let mut found = Vec::new();
+    let mut open: Vec<u8> = Vec::new();
+    let mut last = b' ';
+    let mut at = 0;
+    let closers = |open: &[u8], quote: bool| {
+        let mut closers: Vec<u8> = open.iter().rev().map(|&b| b + 2).collect();
+        if quote {
+            closers.insert(0, b'"');
+        }
+        closers
+    };
+    while at < json.len() {
+        let byte = json[at];
+        match byte {
+            b' ' | b'\t' | b'\r' | b'\n' => {
+                at += 1;
+                continue;
+            }
+            b',' | b':' => at += 1,
+            b'{' | b'[' => {
+                if open.len() == truncate::MAX_DEPTH {
+                    return found;
+                }
+                open.push(byte);
+                at += 1;
+                found.push((at, closers(&open, false)));
+            }
+            b'}' | b']' => {
+                open.pop();
+                at += 1;
+                found.push((at, closers(&open, false)));
+            }
+            b'"' => {
+                let is_key = open.last() == Some(&b'{') && matches!(last, b'{' | b',');
+                let first = at + 1;
+                let text = parse_text(json, &mut at);
+                if !is_key {
+                    let mut p = 0;
+                    loop {
+                        found.push((first + p, closers(&open, true)));
+                        if p == text.len() {
+                            break;
+                        }
+                        p += unit(&text[p..]);
+                    }
+                    found.push((at, closers(&open, false)));
+                }
+            }
+            _ => {
+                parse_at(json, &mut at);
+                found.push((at, closers(&open, false)));
+            }
+        }
+        last = byte;
+    }
+    found
+}
+
+/// The best of `candidates` for `max`: what the tail cut must give.
+pub fn best_candidate(candidates: &[(usize, Vec<u8>)], max: usize) -> (usize, &[u8]) {
+    candidates
+        .iter()
+        .rev()
+        .find(|(keep, closers)| keep + closers.len() <= max)
+        .map_or((0, b"null"), |(keep, closers)| (*keep, closers))
+}
+
+/// All that holds of the tail cut for any bytes at all. Returns the result if `json` did not fit.
+pub fn tail_of_anything(json: &[u8], max: usize) -> Option<Vec<u8>> {
+    let results: Vec<_> = Scanner::all().map(|s| (s, truncate::tail_with(s, json, max))).collect();
+    for (scanner, result) in &results {
+        assert_eq!(*result, results[0].1, "{scanner:?} against {:?}, budget {max}", results[0].0);
+    }
+    let mut in_place = json.to_vec();
+    match (results[0].1, truncate::tail_in_place(&mut in_place, max)) {
+        (Err(e), Err(again)) => {
+            assert_eq!(e, again);
+            assert_eq!(e, Error::BudgetTooSmall { max });
+            assert!(max < truncate::MIN_BUDGET && json.len() > max);
+            None
+        }
+        (Ok(None), Ok(None)) => {
+            assert!(json.len() <= max, "{} bytes do not fit into {max}", json.len());
+            assert_eq!(in_place, json);
+            None
+        }
+        (Ok(Some(cut)), Ok(Some(report))) => {
+            assert!(json.len() > max, "{} bytes fit into {max}", json.len());
+            let mut expected = json[..cut.keep()].to_vec();
+            expected.extend_from_slice(cut.closers());
+            assert_eq!(in_place, expected);
+            assert!(in_place.len() <= max, "{} bytes in a budget of {max}", in_place.len());
+            assert_eq!(report.original_len, json.len());
+            assert_eq!(report.stage == Stage::Null, cut.keep() == 0);
+            let mut again = in_place.clone();
+            assert_eq!(truncate::tail_in_place(&mut again, max), Ok(None));
+            Some(in_place)
+        }
+        (direct, in_place) => panic!("{direct:?} but in place {in_place:?}"),
+    }
+}
+
+/// All that holds of the tail cut for valid documents, at each of `budgets`.
+pub fn tail_of_valid(json: &[u8], budgets: impl IntoIterator<Item = usize>) {
+    let candidates = tail_candidates(json);
+    for max in budgets {
+        if let Some(result) = tail_of_anything(json, max) {
+            let (keep, closers) = best_candidate(&candidates, max);
+            let expected = [&json[..keep], closers].concat();
+            let show = |bytes: &[u8]| {
+                String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(200)..]).into_owned()
+            };
+            assert!(
+                result == expected,
+                "budget {max}: …{}\nexpected …{}\ninput …{}",
+                show(&result),
+                show(&expected),
+                show(&json[..json.len().min(max + 20)])
+            );
+            assert!(accepted(&result), "budget {max}: not valid: …{}", show(&result));
+        }
+    }
+}
+
+/// All that holds of the UTF-8 cuts.
+pub fn utf8(text: &str, max: usize, marker: &str) {
+    let plain = truncate::utf8(text, max);
+    assert!(text.starts_with(plain) && plain.len() <= max);
+    let next = text[plain.len()..].chars().next().map_or(0, char::len_utf8);
+    assert!(plain.len() == text.len() || plain.len() + next > max, "{max}: more of {text:?} would fit");
+    assert_eq!(truncate::utf8_len(text.as_bytes(), max), plain.len());
+
+    let mut marked = String::from("before ");
+    let kept = truncate::utf8_marked(text, max, marker, &mut marked);
+    let marked = marked.strip_prefix("before ").expect("it appends");
+    assert!(marked.len() <= max || marked == text);
+    if text.len() <= max {
+        assert_eq!((marked, kept), (text, text.len()));
+    } else {
+        assert_eq!(marked, [&text[..kept], truncate::utf8(marker, max)].concat());
+        assert_eq!(kept, truncate::utf8(text, max.saturating_sub(marker.len())).len());
+        let mut again = String::new();
+        truncate::utf8_marked(marked, max, marker, &mut again);
+        assert_eq!(again, marked, "the second time");
+    }
+}
+
+/// As [`utf8`], for bytes that may not be UTF-8.
+pub fn utf8_bytes(bytes: &[u8], max: usize) {
+    let len = truncate::utf8_len(bytes, max);
+    if bytes.len() <= max {
+        assert_eq!(len, bytes.len());
+    } else {
+        assert!(len <= max && len + 3 >= max);
+    }
+}

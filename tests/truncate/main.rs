@@ -1,0 +1,6 @@
+//! Truncation as its users see it.
+
+mod checks;
+mod documents;
+mod truncate_tail;
+mod truncate_utf8;
