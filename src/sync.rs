@@ -67,11 +67,8 @@ labels! {
     /// What a wake request is about before the request.
     #[cfg(feature = "std")]
     REQUEST_R = "request:R", Release;
-    /// The request before the walk through the list that serves it.
-    #[cfg(feature = "std")]
-    SERVE_A = "serve:A", Acquire;
-    /// A request before the attempt to lock the list; the list's unlocking before the look for requests; and so
-    /// a reader's registration before its last look at the slot.
+    /// A request before the attempt to lock the list; the list's unlocking before the look for requests, and so a
+    /// reader's registration before its last look at the slot; a request before the wake-ups that serve it.
     #[cfg(feature = "std")]
     SERVE_F = "serve:F", SeqCst;
     /// What the canceller did before the cancellation.

@@ -11,7 +11,7 @@ use core::task::Waker;
 
 use crossbeam_utils::CachePadded;
 
-use crate::sync::{AtomicUsize, Interruption, Mutex, PublisherFence, REQUEST_R, SERVE_A, SERVE_F};
+use crate::sync::{AtomicUsize, Interruption, Mutex, PublisherFence, REQUEST_R, SERVE_F};
 
 /// How many wakers are taken out of the list at a time, to be called with the lock released.
 const WAKE_BATCH: usize = if cfg!(loom) { 1 } else { 16 };
@@ -151,16 +151,12 @@ impl WaitList {
 
     /// Serves what is requested, for as long as the lock is free. Whoever holds it comes here after it.
     fn serve(&self) {
-        loop {
-            self.interruption.here();
-            SERVE_F.fence();
-            if self.requested.load(Relaxed) == request::NOTHING {
-                return;
-            }
+        self.fence();
+        while self.requested.load(Relaxed) != request::NOTHING {
             let mut wakers = [const { None::<Waker> }; WAKE_BATCH];
             let Some(mut list) = self.places.try_lock() else { return };
-            let mut at = match self.requested.swap(request::NOTHING, SERVE_A.order()) {
-                request::NOTHING => continue, // served meanwhile
+            let mut at = match self.requested.swap(request::NOTHING, Relaxed) {
+                request::NOTHING => list.places.len(), // served meanwhile
                 request::RESUME => list.resume,
                 _ => 0,
             };
@@ -176,7 +172,16 @@ impl WaitList {
             }
             self.waiting.store(list.waiting, Relaxed);
             drop(list);
+            self.fence();
             wakers.into_iter().flatten().for_each(Waker::wake);
         }
+    }
+
+    fn fence(&self) {
+        self.interruption.here();
+        // serve:F, with notify:F, request:R and itself. Without it, a publisher that could not lock and the
+        // holder that unlocks, or a publisher that looks for waiting readers and a reader that registers, could
+        // miss each other; and a reader could be woken without a sight of what it is woken for.
+        SERVE_F.fence();
     }
 }

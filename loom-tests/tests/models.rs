@@ -93,10 +93,10 @@ const MODELS: &[Model] = &[
         name: "close_against_park",
         preemptions: 3,
         run: close_against_park,
-        kills: &["close:R", "closed:A"],
+        kills: &["close:R", "closed:A", "request:R"],
     },
     Model { name: "close_against_publish", preemptions: 3, run: close_against_publish, kills: &[] },
-    Model { name: "spin_against_publish", preemptions: 3, run: spin_against_publish, kills: &[] },
+    Model { name: "spin_against_publish", preemptions: 2, run: spin_against_publish, kills: &[] },
     Model {
         name: "task_against_publish",
         preemptions: 3,
@@ -108,7 +108,7 @@ const MODELS: &[Model] = &[
         name: "two_sleepers_against_close",
         preemptions: 3,
         run: two_sleepers_against_close,
-        kills: &["request:R", "serve:A", "serve:F"],
+        kills: &["request:R", "serve:F"],
     },
     Model {
         name: "two_sleepers_against_publish",
@@ -222,7 +222,7 @@ fn publishing(ring: &Arc<Ring>, publisher: u64, n: u64) -> thread::JoinHandle<Ve
         let mut published = Vec::new();
         for count in 0..n {
             let payload = payload(publisher, count);
-            match ring.publish_stepped(checksum(payload), &payload.to_le_bytes(), takes_over_whole) {
+            match ring.publish_tagged(checksum(payload), &payload.to_le_bytes()) {
                 Ok(seq) => published.push((seq, payload)),
                 Err(PublishError::Stalled { .. }) => {}
                 Err(error) => panic!("MODEL: {error}"),
@@ -230,22 +230,6 @@ fn publishing(ring: &Arc<Ring>, publisher: u64, n: u64) -> thread::JoinHandle<Ve
         }
         published
     })
-}
-
-/// loom orders the stores of a word as they are executed, so it cannot show one landing under an earlier one.
-/// Instead, a publisher looks at the words that it is about to overwrite: where it could miss a word of the
-/// earlier publisher, its own could land under it.
-fn takes_over_whole(step: Step, seq: u64, words: &[loom::sync::atomic::AtomicU64]) {
-    use loom::sync::atomic::Ordering;
-    if step == Step::Writing {
-        let header = words[0].load(Ordering::Relaxed);
-        let payload = words[1].load(Ordering::Relaxed);
-        let never_written = header == 0 && payload == 0;
-        assert!(
-            never_written || header as u16 == checksum(payload),
-            "MODEL: {seq} misses a word it overwrites"
-        );
-    }
 }
 
 // ---- The slot protocol.
@@ -459,7 +443,7 @@ fn stalled_publisher() {
         let mut published = BTreeMap::new();
         let stalled = payload(1, 0);
         let seq = other
-            .publish_stepped(checksum(stalled), &stalled.to_le_bytes(), |step, _, _| {
+            .publish_stepped(checksum(stalled), &stalled.to_le_bytes(), |step, _| {
                 if step == Step::Writing {
                     for count in 0..3 {
                         let passing = payload(2, count);
@@ -484,7 +468,7 @@ fn all_slots_stalled() {
     let publisher = thread::spawn(move || {
         let stalled = payload(1, 0);
         let seq = other
-            .publish_stepped(checksum(stalled), &stalled.to_le_bytes(), |step, _, _| {
+            .publish_stepped(checksum(stalled), &stalled.to_le_bytes(), |step, _| {
                 if step == Step::Writing {
                     let refused = other.publish(&[0; 8]);
                     assert_eq!(refused, Err(PublishError::Stalled { tried: 1 }), "MODEL: not refused");
@@ -532,7 +516,7 @@ fn park_against_given_up() {
     let ring = Arc::new(parking_ring(1));
     let stalled = payload(1, 0);
     let mut reading = None;
-    ring.publish_stepped(checksum(stalled), &stalled.to_le_bytes(), |step, seq, _| {
+    ring.publish_stepped(checksum(stalled), &stalled.to_le_bytes(), |step, seq| {
         if step == Step::Writing {
             assert_eq!(seq, 1);
             reading = Some(sleeping(ring.reader_from_oldest(), 1));

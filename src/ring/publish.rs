@@ -128,12 +128,7 @@ impl<P: Payload> Shared<P> {
     }
 
     #[inline(always)]
-    fn write(
-        &self,
-        seq: u64,
-        fill: impl FnOnce(&[AtomicU64]),
-        step: &mut impl FnMut(Step, u64, &[AtomicU64]),
-    ) -> bool {
+    fn write(&self, seq: u64, fill: impl FnOnce(&[AtomicU64]), step: &mut impl FnMut(Step, u64)) -> bool {
         match self.slots.write(seq, self.slots.slot_of(seq), fill, step) {
             Written::Committed => return true,
             Written::Overrun => self.overruns.fetch_add(1, Relaxed),
@@ -146,7 +141,7 @@ impl<P: Payload> Shared<P> {
     fn publish(
         &self,
         fill: impl Fn(&[AtomicU64]),
-        mut step: impl FnMut(Step, u64, &[AtomicU64]),
+        mut step: impl FnMut(Step, u64),
     ) -> Result<u64, PublishError> {
         let mut tried = 0;
         let result = loop {
@@ -192,7 +187,7 @@ impl<P: Payload> Shared<P> {
                 if result.is_err() {
                     self.slots.abandon(seq);
                     given_up += 1;
-                } else if self.write(seq, |words| fill(done, words), &mut |_, _, _| ()) {
+                } else if self.write(seq, |words| fill(done, words), &mut |_, _| ()) {
                     if done == 0 {
                         seqs.start = seq;
                     }
@@ -449,7 +444,7 @@ impl Ring {
     pub fn publish_tagged(&self, tag: u16, bytes: &[u8]) -> Result<u64, PublishError> {
         let shared = &*self.shared;
         shared.check_len(bytes.len())?;
-        shared.publish(|words| Bytes::store(words, tag, bytes), |_, _, _| ())
+        shared.publish(|words| Bytes::store(words, tag, bytes), |_, _| ())
     }
 
     /// Publishes events, each a tag and a payload, with one claim for all of them (or for each `capacity`
@@ -474,7 +469,7 @@ impl Ring {
         &self,
         tag: u16,
         bytes: &[u8],
-        step: impl FnMut(Step, u64, &[AtomicU64]),
+        step: impl FnMut(Step, u64),
     ) -> Result<u64, PublishError> {
         self.shared.check_len(bytes.len())?;
         self.shared.publish(|words| Bytes::store(words, tag, bytes), step)
@@ -506,7 +501,7 @@ impl<T: Pod + fmt::Debug + Send + Sync> TypedRing<T> {
     /// When the ring is closed, or when every slot that may be tried is held by a stalled publisher.
     #[inline]
     pub fn publish(&self, value: &T) -> Result<u64, PublishError> {
-        self.shared.publish(|words| Typed::store(words, value), |_, _, _| ())
+        self.shared.publish(|words| Typed::store(words, value), |_, _| ())
     }
 
     /// Publishes values with one claim for all of them (or for each `capacity` of them), and returns their

@@ -36,8 +36,7 @@ const HEAD: usize = 0;
 const END: usize = LINE_WORDS;
 const SLOTS: usize = 2 * LINE_WORDS;
 
-/// Where a publisher stands between its claim and its commit. The tests stop one there, and see the slot's words
-/// as it would.
+/// Where a publisher stands between its claim and its commit. The tests stop one there.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Step {
     /// It has a seq, and has not looked at the slot.
@@ -219,10 +218,10 @@ impl<P: Payload> Slots<P> {
         seq: u64,
         slot: u64,
         fill: impl FnOnce(&[AtomicU64]),
-        step: &mut impl FnMut(Step, u64, &[AtomicU64]),
+        step: &mut impl FnMut(Step, u64),
     ) -> Written {
         let (stamp, words) = self.slot(slot);
-        step(Step::Claimed, seq, words);
+        step(Step::Claimed, seq);
         // What a lap without incident leaves there; a stamp of 0 when this is the slot's first event.
         let mut seen = if seq >= self.first_seq + self.capacity { (seq - self.capacity) << 1 } else { 0 };
         let mut spins = 0;
@@ -247,7 +246,7 @@ impl<P: Payload> Slots<P> {
             }
             spins += 1;
         }
-        step(Step::Writing, seq, words);
+        step(Step::Writing, seq);
         Self::fill(stamp, words, seq, fill, step);
         Written::Committed
     }
@@ -262,7 +261,7 @@ impl<P: Payload> Slots<P> {
     pub(crate) fn write_exclusive(&self, seq: u64, slot: u64, fill: impl FnOnce(&[AtomicU64])) {
         let (stamp, words) = self.slot(slot);
         stamp.store(seq << 1 | WRITING, Relaxed);
-        Self::fill(stamp, words, seq, fill, &mut |_, _, _| ());
+        Self::fill(stamp, words, seq, fill, &mut |_, _| ());
     }
 
     #[inline(always)]
@@ -271,12 +270,12 @@ impl<P: Payload> Slots<P> {
         words: &[AtomicU64],
         seq: u64,
         fill: impl FnOnce(&[AtomicU64]),
-        step: &mut impl FnMut(Step, u64, &[AtomicU64]),
+        step: &mut impl FnMut(Step, u64),
     ) {
         // write:F, with read:F. Without it, a reader could see our words under the stamp of the event before.
         WRITE_F.fence();
         fill(words);
-        step(Step::Written, seq, words);
+        step(Step::Written, seq);
         // commit:R, with read:A and claim:A. Without it, a reader could see our stamp before our words.
         stamp.store(seq << 1, COMMIT_R.order());
     }
