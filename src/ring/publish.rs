@@ -558,6 +558,9 @@ impl<P: Payload> Exclusive<P> {
     #[inline(always)]
     fn write(&mut self, n: usize, fill: impl Fn(usize, &[AtomicU64])) -> Result<Range<u64>, PublishError> {
         let first = self.next;
+        if n == 0 {
+            return Ok(first..first);
+        }
         if self.closed || n as u64 > MAX_SEQ + 1 - first {
             self.close();
             return Err(PublishError::Closed);
