@@ -121,6 +121,8 @@ pub(crate) use waiting::*;
 
 #[cfg(feature = "std")]
 mod waiting {
+    use std::time::Instant;
+
     use super::NOTIFY_F;
 
     /// The publisher's half of a pair of full fences, which the reader's half may do for it.
@@ -215,66 +217,94 @@ mod waiting {
     }
 
     #[cfg(not(loom))]
-    pub(crate) use crossbeam_utils::sync::{Parker, Unparker};
-    #[cfg(not(loom))]
-    pub(crate) use parking_lot::Mutex;
-
-    /// parking_lot's shape over loom's mutex.
-    #[cfg(loom)]
-    pub(crate) struct Mutex<T>(loom::sync::Mutex<T>);
+    use std::sync as imp;
 
     #[cfg(loom)]
+    use loom::sync as imp;
+
+    /// A lock whose release never waits, and which knows no poison: nothing that is locked here calls foreign code.
+    ///
+    /// Not parking_lot's: its release takes a lock of its own when somebody waits, and a publisher releases this.
+    pub(crate) struct Mutex<T>(imp::Mutex<T>);
+
     impl<T> Mutex<T> {
         pub(crate) fn new(value: T) -> Self {
-            Self(loom::sync::Mutex::new(value))
+            Self(imp::Mutex::new(value))
         }
 
-        pub(crate) fn lock(&self) -> loom::sync::MutexGuard<'_, T> {
-            self.0.lock().unwrap()
+        pub(crate) fn lock(&self) -> imp::MutexGuard<'_, T> {
+            self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
         }
 
-        pub(crate) fn try_lock(&self) -> Option<loom::sync::MutexGuard<'_, T>> {
-            self.0.try_lock().ok()
+        pub(crate) fn try_lock(&self) -> Option<imp::MutexGuard<'_, T>> {
+            match self.0.try_lock() {
+                Ok(guard) => Some(guard),
+                Err(std::sync::TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+                Err(std::sync::TryLockError::WouldBlock) => None,
+            }
         }
     }
 
-    /// crossbeam's parker over loom's condition variable, which never times out.
-    #[cfg(loom)]
-    pub(crate) struct Parker(Unparker);
+    /// A thread that sleeps. The standard library's parking, since its unparking takes no lock that the sleeper
+    /// could have been descheduled with.
+    #[cfg(not(loom))]
+    pub(crate) struct Sleeper(std::thread::Thread);
 
-    #[cfg(loom)]
-    #[derive(Clone)]
-    pub(crate) struct Unparker(std::sync::Arc<(loom::sync::Mutex<bool>, loom::sync::Condvar)>);
-
-    #[cfg(loom)]
-    impl Parker {
-        pub(crate) fn new() -> Self {
-            Self(Unparker(std::sync::Arc::new((loom::sync::Mutex::new(false), loom::sync::Condvar::new()))))
+    #[cfg(not(loom))]
+    impl Sleeper {
+        pub(crate) fn this_thread() -> Self {
+            Self(std::thread::current())
         }
 
-        pub(crate) fn unparker(&self) -> &Unparker {
-            &self.0
+        pub(crate) fn is_this_thread(&self) -> bool {
+            self.0.id() == std::thread::current().id()
         }
 
-        pub(crate) fn park(&self) {
-            let (token, arrived) = &*self.0.0;
-            let mut token = token.lock().unwrap();
+        /// To be called by the thread itself. May return early.
+        pub(crate) fn park(&self, deadline: Option<Instant>) {
+            match deadline {
+                Some(deadline) => {
+                    std::thread::park_timeout(deadline.saturating_duration_since(Instant::now()));
+                }
+                None => std::thread::park(),
+            }
+        }
+
+        pub(crate) fn unpark(&self) {
+            self.0.unpark();
+        }
+    }
+
+    /// The same over loom's condition variable, which never times out. (loom's own `park` wakes threads that are
+    /// blocked elsewhere.)
+    #[cfg(loom)]
+    pub(crate) struct Sleeper {
+        token: imp::Mutex<bool>,
+        arrived: imp::Condvar,
+    }
+
+    #[cfg(loom)]
+    impl Sleeper {
+        pub(crate) fn this_thread() -> Self {
+            Self { token: imp::Mutex::new(false), arrived: imp::Condvar::new() }
+        }
+
+        /// No model moves a reader that has waited.
+        pub(crate) fn is_this_thread(&self) -> bool {
+            true
+        }
+
+        pub(crate) fn park(&self, _deadline: Option<Instant>) {
+            let mut token = self.token.lock().unwrap();
             while !*token {
-                token = arrived.wait(token).unwrap();
+                token = self.arrived.wait(token).unwrap();
             }
             *token = false;
         }
 
-        pub(crate) fn park_deadline(&self, _deadline: std::time::Instant) {
-            self.park();
-        }
-    }
-
-    #[cfg(loom)]
-    impl Unparker {
         pub(crate) fn unpark(&self) {
-            *self.0.0.lock().unwrap() = true;
-            self.0.1.notify_one();
+            *self.token.lock().unwrap() = true;
+            self.arrived.notify_one();
         }
     }
 }

@@ -25,7 +25,7 @@
 //!   sleep, it makes the system calls that wake them.
 //! - **A reader never slows a publisher**, nor another reader: it writes nothing that they read, until it sleeps.
 //!
-//! The protocol, and the pair of every ordering in it, is told in the design page.
+//! The protocol, and the pair of every ordering in it, is told in the [design page](crate::design).
 //!
 //! # Choosing
 //!

@@ -33,7 +33,7 @@ type Filter = [u64; (u16::MAX as usize + 1) / 64];
 /// Every reader sees every event. A clone starts at the same position, with the same filter. A reader keeps the
 /// ring's memory, but does not keep it open.
 ///
-/// Reads take no memory once the reader has waited for the first time.
+/// Reads take no memory, but for the first time that a reader sleeps on a thread.
 pub struct Reader<P: Payload = Bytes> {
     handle: Handle<P>,
     next: u64,
@@ -366,7 +366,7 @@ mod waiting {
     use super::super::publish::Shared;
     use super::super::{Payload, Read};
     use super::{Found, Reader};
-    use crate::sync::{AtomicBool, CANCEL_R, CANCELLED_A, Parker, Unparker, spin};
+    use crate::sync::{AtomicBool, CANCEL_R, CANCELLED_A, Sleeper, spin};
     use crate::wait::{Key, WaitList};
 
     /// What a reader needs to wait.
@@ -375,8 +375,8 @@ mod waiting {
         /// Its place in the list; none in a ring whose readers spin.
         key: Option<Key>,
         registered: bool,
-        /// Made when the reader sleeps for the first time.
-        parker: Option<(Parker, Waker)>,
+        /// The thread that this reader slept on last, and its waker.
+        sleeper: Option<(Arc<Sleeper>, Waker)>,
     }
 
     impl Waiting {
@@ -385,7 +385,7 @@ mod waiting {
                 cancelled: Arc::new(AtomicBool::new(false)),
                 key: waiters.map(WaitList::enter),
                 registered: false,
-                parker: None,
+                sleeper: None,
             }
         }
 
@@ -395,16 +395,13 @@ mod waiting {
         }
     }
 
-    /// A waker for a thread that parks.
-    struct WakeThread(Unparker);
-
-    impl Wake for WakeThread {
+    impl Wake for Sleeper {
         fn wake(self: Arc<Self>) {
-            self.0.unpark();
+            self.unpark();
         }
 
         fn wake_by_ref(self: &Arc<Self>) {
-            self.0.unpark();
+            self.unpark();
         }
     }
 
@@ -613,22 +610,21 @@ mod waiting {
 
         /// Registers, looks once more, and sleeps once.
         fn park(&mut self, deadline: Option<Instant>) -> Result<Option<Read<Found<P>>>, ReadError> {
-            let (parker, waker) = self.waiting.parker.take().unwrap_or_else(|| {
-                let parker = Parker::new();
-                let waker = Waker::from(Arc::new(WakeThread(parker.unparker().clone())));
-                (parker, waker)
-            });
+            let (sleeper, waker) =
+                self.waiting.sleeper.take().filter(|(sleeper, _)| sleeper.is_this_thread()).unwrap_or_else(
+                    || {
+                        let sleeper = Arc::new(Sleeper::this_thread());
+                        (Arc::clone(&sleeper), Waker::from(sleeper))
+                    },
+                );
             let certain = self.register(&waker);
             let found = self.poll_now();
             if matches!(found, Ok(None)) {
                 // Uncertain of being woken, it looks again by itself.
                 let soon = (!certain).then(|| Instant::now() + Duration::from_millis(1));
-                match deadline.into_iter().chain(soon).min() {
-                    Some(deadline) => parker.park_deadline(deadline),
-                    None => parker.park(),
-                }
+                sleeper.park(deadline.into_iter().chain(soon).min());
             }
-            self.waiting.parker = Some((parker, waker));
+            self.waiting.sleeper = Some((sleeper, waker));
             self.unregister();
             found
         }
