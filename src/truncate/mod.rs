@@ -12,7 +12,11 @@
 //! ```
 //!
 //! - [`utf8`] and [`utf8_marked`] cut text.
-//! - [`tail`] cuts the end of a JSON document off: one scan of what is kept.
+//! - [`tail`] cuts the end of a JSON document off: one scan of what is kept. For hot paths, small budgets and very large
+//!   inputs.
+//! - [`shape`] keeps every key and the structure, and shortens the longest strings. [`Shape`] adds a marker, and
+//!   keys that are shortened last.
+//! - [`json`] chooses between the two by the budget.
 //!
 //! # What is promised
 //!
@@ -35,11 +39,13 @@
 //! without a backslash, and takes over again behind it.
 
 mod scan;
+mod shape;
 mod tail;
 mod utf8;
 
 #[doc(hidden)]
 pub use scan::Scanner;
+pub use shape::{Shape, shape};
 #[doc(hidden)]
 pub use tail::tail_with;
 pub use tail::{TailCut, tail, tail_in_place, tail_into};
@@ -68,6 +74,10 @@ pub struct Truncation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Stage {
+    /// The longest strings were shortened.
+    Strings,
+    /// Strings were shortened, and arrays.
+    Arrays,
     /// The end was cut off.
     Tail,
     /// Nothing could be kept: `null`.
@@ -88,6 +98,11 @@ pub enum Error {
         /// The length of the input, in bytes.
         len: usize,
     },
+    /// The marker cannot stand in a JSON string as it is.
+    Marker {
+        /// Where in the marker there is a quote, a backslash or a control character.
+        at: usize,
+    },
 }
 
 impl core::fmt::Display for Error {
@@ -102,11 +117,40 @@ impl core::fmt::Display for Error {
             Self::InputTooLarge { len } => {
                 write!(f, "an input of {len} bytes is too large to truncate; {} is the most", u32::MAX)
             }
+            Self::Marker { at } => {
+                write!(
+                    f,
+                    "a marker holds no quote, backslash or control character, but this one does at byte {at}"
+                )
+            }
         }
     }
 }
 
 impl core::error::Error for Error {}
+
+/// The smallest budget for which [`json`] tries to keep the shape.
+pub const SHAPE_FROM: usize = 4096;
+
+/// Truncates a JSON document to `max` bytes, appended to `out`: by [`shape`] for budgets of [`SHAPE_FROM`] bytes and up, by
+/// [`tail`] below. `None` if it fits: then nothing was appended, and `json` can be used as it is.
+///
+/// ```
+/// let json = format!(r#"{{"url":"/a","body":"{}","status":200}}"#, "x".repeat(10_000));
+/// let mut out = Vec::new();
+/// lapwing::truncate::json(json.as_bytes(), 5000, &mut out)?.expect("it has more than 5000 bytes");
+/// assert_eq!(out.len(), 5000);
+/// assert!(out.ends_with(br#"xx","status":200}"#));
+/// # Ok::<(), lapwing::truncate::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// [`Error::InputTooLarge`] for inputs of 4 GiB and more, [`Error::BudgetTooSmall`] if the input does not fit and
+/// `max` cannot hold `null` either. `out` is as it was.
+pub fn json(json: &[u8], max: usize, out: &mut alloc::vec::Vec<u8>) -> Result<Option<Truncation>, Error> {
+    if max < SHAPE_FROM { tail_into(json, max, out) } else { shape(json, max, out) }
+}
 
 /// Whether the input fits, after the checks that all JSON truncation has in common.
 #[inline]

@@ -365,7 +365,7 @@ pub(super) fn is_space(byte: u8) -> bool {
 }
 
 /// Ends a number or a literal.
-fn is_delimiter(byte: u8) -> bool {
+pub(super) fn is_delimiter(byte: u8) -> bool {
     is_space(byte) || matches!(byte, b',' | b':' | b'[' | b']' | b'{' | b'}' | b'"')
 }
 

@@ -2,7 +2,7 @@
 //! them.
 #![allow(dead_code)] // Not every user needs every one.
 
-use lapwing::truncate::{self, Error, Scanner, Stage};
+use lapwing::truncate::{self, Error, Scanner, Shape, Stage, Truncation};
 
 /// Whether raw JSON like this is accepted: what an application that validates once at its edge would ask.
 pub fn accepted(json: &[u8]) -> bool {
@@ -267,5 +267,247 @@ pub fn utf8_bytes(bytes: &[u8], max: usize) {
         assert_eq!(len, bytes.len());
     } else {
         assert!(len <= max && len + 3 >= max);
+    }
+}
+
+/// A document with limits applied, straight from its grammar. The slow and obvious twin of `Shape`.
+struct Shaper<'a> {
+    json: &'a [u8],
+    marker: &'a str,
+    protected: &'a [&'a str],
+    string_limit: usize,
+    array_limit: usize,
+    at: usize,
+    out: Vec<u8>,
+    /// The length of `out` if every string that was shortened used its limit up.
+    bound: usize,
+    shortened: bool,
+    named: bool,
+}
+
+impl<'a> Shaper<'a> {
+    fn run(
+        json: &'a [u8],
+        marker: &'a str,
+        protected: &'a [&'a str],
+        string_limit: usize,
+        array_limit: usize,
+    ) -> Self {
+        let (out, bound, shortened) = (Vec::new(), 0, false);
+        let mut shaper = Self {
+            json,
+            marker,
+            protected,
+            string_limit,
+            array_limit,
+            at: 0,
+            out,
+            bound,
+            shortened,
+            named: false,
+        };
+        shaper.value(true, false);
+        shaper.space(true);
+        shaper
+    }
+
+    fn copy(&mut self, to: usize, keep: bool) {
+        if keep {
+            self.out.extend_from_slice(&self.json[self.at..to]);
+            self.bound += to - self.at;
+        }
+        self.at = to;
+    }
+
+    fn space(&mut self, keep: bool) {
+        let mut to = self.at;
+        skip_space(self.json, &mut to);
+        self.copy(to, keep);
+    }
+
+    fn value(&mut self, keep: bool, protected: bool) {
+        self.space(keep);
+        match self.json[self.at] {
+            b'"' => {
+                let mut end = self.at;
+                let text = parse_text(self.json, &mut end);
+                if protected || text.len() <= self.string_limit || !keep {
+                    return self.copy(end, keep);
+                }
+                let marker = |removed: usize| self.marker.replacen("{}", &removed.to_string(), 1);
+                let room = self.string_limit.saturating_sub(marker(text.len()).len());
+                let mut kept = 0;
+                while kept < text.len() && kept + unit(&text[kept..]) <= room {
+                    kept += unit(&text[kept..]);
+                }
+                let marker = marker(text.len() - kept);
+                let marker = truncate::utf8(&marker, self.string_limit - kept);
+                self.out.extend_from_slice(&[b"\"", &text[..kept], marker.as_bytes(), b"\""].concat());
+                self.bound += self.string_limit + 2;
+                self.shortened = true;
+                self.at = end;
+            }
+            open @ (b'[' | b'{') => {
+                self.copy(self.at + 1, keep);
+                let limit = if open == b'[' && !protected { self.array_limit } else { usize::MAX };
+                let mut element = 0;
+                loop {
+                    // White space in front of a comma belongs to the element before.
+                    self.space(keep && element < limit);
+                    match self.json[self.at] {
+                        b']' | b'}' => break,
+                        b',' => {
+                            element += 1;
+                            self.copy(self.at + 1, keep && element < limit);
+                        }
+                        b'"' if open == b'{' => {
+                            let mut end = self.at;
+                            let key = parse_text(self.json, &mut end);
+                            self.copy(end, keep);
+                            self.space(keep);
+                            self.copy(self.at + 1, keep);
+                            let named = self.protected.iter().any(|name| name.as_bytes() == key);
+                            self.named |= named;
+                            self.value(keep, protected || named);
+                        }
+                        _ => self.value(keep && element < limit, protected),
+                    }
+                }
+                self.copy(self.at + 1, keep);
+            }
+            _ => {
+                let mut end = self.at;
+                parse_at(self.json, &mut end);
+                self.copy(end, keep);
+            }
+        }
+    }
+}
+
+/// The largest of `range` for which `fits`, which then also holds for all that are smaller.
+fn largest(range: std::ops::RangeInclusive<usize>, fits: impl Fn(usize) -> bool) -> Option<usize> {
+    let (mut low, mut high) = range.into_inner();
+    if !fits(low) {
+        return None;
+    }
+    while low < high {
+        let middle = low + (high - low).div_ceil(2);
+        if fits(middle) { low = middle } else { high = middle - 1 }
+    }
+    Some(low)
+}
+
+/// What `Shape` must give for valid JSON that is larger than `max`.
+fn shaped(json: &[u8], max: usize, marker: &str, protected: &[&str]) -> (Vec<u8>, Truncation) {
+    let run = |strings, arrays| Shaper::run(json, marker, protected, strings, arrays);
+    let report = |stage, string_limit, array_limit| Truncation {
+        original_len: json.len(),
+        stage,
+        string_limit,
+        array_limit,
+    };
+    let len = json.len();
+    if let Some(limit) = largest(0..=len, |s| run(s, len).bound <= max) {
+        return (run(limit, len).out, report(Stage::Strings, Some(limit), None));
+    }
+    let (cap, least) = match largest(0..=len, |cap| run(64, cap).bound <= max) {
+        Some(cap) => (cap, 64),
+        None => (0, 0),
+    };
+    if let Some(limit) = largest(least..=len, |s| run(s, cap).bound <= max) {
+        let result = run(limit, cap);
+        return (result.out, report(Stage::Arrays, result.shortened.then_some(limit), Some(cap)));
+    }
+    if run(0, len).named {
+        let smallest = run(0, 0).out;
+        assert!(smallest.len() > max);
+        let (out, report) = shaped(&smallest, max, marker, &[]);
+        let limits = (report.string_limit.or(Some(0)), report.array_limit.or(Some(0)));
+        let stage = if report.stage == Stage::Strings { Stage::Arrays } else { report.stage };
+        return (out, Truncation { original_len: len, stage, string_limit: limits.0, array_limit: limits.1 });
+    }
+    let candidates = tail_candidates(json);
+    let (keep, closers) = best_candidate(&candidates, max);
+    let stage = if keep == 0 { Stage::Null } else { Stage::Tail };
+    ([&json[..keep], closers].concat(), report(stage, None, None))
+}
+
+/// All that holds of `Shape` for any bytes at all. Returns the result if `json` did not fit.
+pub fn shape_of_anything(json: &[u8], max: usize, shape: Shape) -> Option<(Vec<u8>, Truncation)> {
+    let results: Vec<_> = Scanner::all()
+        .map(|scanner| {
+            let mut out = b"before ".to_vec();
+            let report = shape.truncate_with(scanner, json, max, &mut out);
+            (scanner, report, out.strip_prefix(b"before ").expect("it appends").to_vec())
+        })
+        .collect();
+    let (first, report, out) = &results[0];
+    for (scanner, other_report, other) in &results[1..] {
+        assert_eq!((report, out), (other_report, other), "{first:?} against {scanner:?}, budget {max}");
+    }
+    match report {
+        Err(e) => {
+            assert_eq!(*e, Error::BudgetTooSmall { max });
+            assert!(max < truncate::MIN_BUDGET && json.len() > max && out.is_empty());
+            None
+        }
+        Ok(None) => {
+            assert!(json.len() <= max && out.is_empty());
+            None
+        }
+        Ok(Some(report)) => {
+            assert!(json.len() > max, "{} bytes fit into {max}", json.len());
+            assert!(out.len() <= max, "{} bytes in a budget of {max}", out.len());
+            assert_eq!(report.original_len, json.len());
+            assert_eq!(shape.truncate(out, max, &mut Vec::new()), Ok(None), "the second time");
+            Some((out.clone(), *report))
+        }
+    }
+}
+
+/// All that holds of `Shape` for valid documents, at each of `budgets`.
+pub fn shape_of_valid(
+    json: &[u8],
+    budgets: impl IntoIterator<Item = usize>,
+    marker: &str,
+    protected: &[&str],
+) {
+    let shape = Shape::new().marker(marker).expect("the marker is plain").protect(protected);
+    for max in budgets {
+        let Some((out, report)) = shape_of_anything(json, max, shape) else { continue };
+        let show = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(1000)]).into_owned();
+        assert!(accepted(&out), "budget {max}: not valid: {}", show(&out));
+        let (expected, expected_report) = shaped(json, max, marker, protected);
+        assert!(
+            out == expected && report == expected_report,
+            "budget {max}: {report:?}\n{}\nexpected {expected_report:?}\n{}\ninput\n{}",
+            show(&out),
+            show(&expected),
+            show(json)
+        );
+        if report.stage == Stage::Strings {
+            same_shape(&parse(json), &parse(&out), report.string_limit.expect("it says how long"));
+        }
+    }
+}
+
+/// Panics unless `cut` has every key and element of `original`, and every scalar and string but those longer than `limit`.
+fn same_shape(original: &Node, cut: &Node, limit: usize) {
+    match (original, cut) {
+        (Node::Array(original), Node::Array(cut)) => {
+            assert_eq!(original.len(), cut.len());
+            original.iter().zip(cut).for_each(|(original, cut)| same_shape(original, cut, limit));
+        }
+        (Node::Object(original), Node::Object(cut)) => {
+            assert_eq!(original.len(), cut.len());
+            for ((key, original), (same_key, cut)) in original.iter().zip(cut) {
+                assert_eq!(key, same_key);
+                same_shape(original, cut, limit);
+            }
+        }
+        (Node::Text(original), Node::Text(cut)) => {
+            assert!(original == cut || original.len() > limit && cut.len() <= limit)
+        }
+        _ => assert_eq!(original, cut),
     }
 }

@@ -2,5 +2,6 @@
 
 mod checks;
 mod documents;
+mod truncate_shape;
 mod truncate_tail;
 mod truncate_utf8;
