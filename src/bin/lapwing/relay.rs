@@ -27,8 +27,8 @@ use same_file::Handle;
 /// With one publisher the output has the bytes of the input. With several, the lines come in any order; a last
 /// line without a line feed gets one if another line comes after it.
 ///
-/// Takes CAPACITY times SLOT_BYTES of memory at the start: 70 MB if neither is told. Each reader and publisher
-/// takes another SLOT_BYTES.
+/// Takes CAPACITY times SLOT_BYTES of memory at the start: 70 MB if neither is told. Each of the two readers takes
+/// another SLOT_BYTES, each publisher what its longest line needs.
 ///
 /// Exits with 0 when every line is in the output, or was dropped as `--on-lag drop` allows; with 1 when a line
 /// was refused, or the input or the output failed; with 2 when the arguments are wrong.
