@@ -31,7 +31,7 @@ const DESIGN: &str = include_str!("../../src/design.md");
 /// A model of the ring.
 struct Model {
     name: &'static str,
-    /// How often a thread may be stopped where it would not have to wait. Every mutant dies with 3 or fewer; a
+    /// How often a thread may be stopped where it would not have to wait. Every mutant dies with 2; a
     /// bound is as high as keeps the model under about half a minute, and at least 2. (A reader that spins never
     /// sleeps, so that each of its looks is a point to stop at: that model is the one with 2.)
     preemptions: usize,
