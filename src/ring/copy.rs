@@ -30,17 +30,20 @@ pub(crate) fn store(words: &[AtomicU64], bytes: &[u8]) {
     if done != 0 {
         wide::store(&words[..done / WORD], &bytes[..done]);
     }
+    if done == bytes.len() {
+        return;
+    }
     let (whole, rest) = bytes[done..].as_chunks::<WORD>();
     let mut words = words[done / WORD..].iter();
     for (chunk, word) in whole.iter().zip(&mut words) {
         word.store(u64::from_ne_bytes(*chunk), Relaxed);
     }
-    if !rest.is_empty() {
+    if !rest.is_empty()
+        && let Some(word) = words.next()
+    {
         let mut last = [0; WORD];
         last[..rest.len()].copy_from_slice(rest);
-        if let Some(word) = words.next() {
-            word.store(u64::from_ne_bytes(last), Relaxed);
-        }
+        word.store(u64::from_ne_bytes(last), Relaxed);
     }
 }
 
@@ -50,6 +53,9 @@ pub(crate) fn load(words: &[AtomicU64], bytes: &mut [u8]) {
     let done = wide_len(words, bytes);
     if done != 0 {
         wide::load(&words[..done / WORD], &mut bytes[..done]);
+    }
+    if done == bytes.len() {
+        return;
     }
     let (whole, rest) = bytes[done..].as_chunks_mut::<WORD>();
     let mut words = words[done / WORD..].iter();

@@ -389,11 +389,8 @@ impl<P: Payload> RingOf<P> {
     pub fn into_exclusive(self) -> Exclusive<P> {
         let slots = &self.shared.slots;
         let next = slots.newest() + 1;
-        Exclusive { next, slot: slots.slot_of(next), closed: !self.is_open(), publisher: self.publisher }
-    }
-
-    fn is_open(&self) -> bool {
-        self.shared.slots.is_open()
+        let end = if slots.is_open() { MAX_SEQ + 1 } else { next };
+        Exclusive { next, slot: slots.slot_of(next), end, publisher: self.publisher }
     }
 }
 
@@ -535,13 +532,14 @@ pub struct Exclusive<P: Payload = Bytes> {
     next: u64,
     /// The slot of `next`.
     slot: u64,
-    closed: bool,
+    /// The first number that is not given any more: when the ring is closed, `next`.
+    end: u64,
 }
 
 impl<P: Payload> Exclusive<P> {
     /// Ends the ring. See [`RingOf::close`].
     pub fn close(&mut self) -> bool {
-        self.closed = true;
+        self.end = self.next;
         self.shared.close()
     }
 
@@ -561,7 +559,7 @@ impl<P: Payload> Exclusive<P> {
         if n == 0 {
             return Ok(first..first);
         }
-        if self.closed || n as u64 > MAX_SEQ + 1 - first {
+        if n as u64 > self.end - first {
             self.close();
             return Err(PublishError::Closed);
         }

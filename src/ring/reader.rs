@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use super::error::{PositionError, TryReadError};
 use super::publish::{Handle, Shared};
-use super::slots::Seen;
+use super::slots::Absent;
 use super::{Bytes, Dropped, Payload, Read, Typed, copy};
 use crate::sync::AtomicU64;
 
@@ -145,32 +145,54 @@ impl<P: Payload> Reader<P> {
     #[inline(always)]
     fn poll_with<R>(
         &mut self,
-        mut look: impl FnMut(u64, &[AtomicU64], &mut P::Buffer) -> R,
+        look: impl FnOnce(u64, &[AtomicU64], &mut P::Buffer) -> R,
     ) -> Result<Read<(u64, R)>, TryReadError> {
+        let seen = if self.filter.is_some() { self.skip_unwanted() } else { Ok(()) };
         let slots = &self.handle.shared.slots;
-        loop {
-            let next = self.next;
-            let seen = slots.read(next, self.slot, |words| match self.filter.as_deref() {
-                Some(filter) if !wants(filter, P::tag(words)) => None,
-                _ => Some(look(next, words, &mut self.buffer)),
-            });
-            match seen {
-                Seen::Event(result) => {
-                    self.next += 1;
-                    self.slot = slots.after(self.slot);
-                    match result {
-                        Some(result) => return Ok(Read::Event((next, result))),
-                        None => self.skipped += 1,
-                    }
-                }
-                Seen::Dropped(to) => {
-                    self.next = to + 1;
-                    self.slot = slots.slot_of(self.next);
-                    return Ok(Read::Dropped(Dropped { from: next, to }));
-                }
-                Seen::Nothing => return Err(TryReadError::Empty),
-                Seen::Closed => return Err(TryReadError::Closed),
+        let next = self.next;
+        match seen.and_then(|()| slots.read(next, self.slot, |words| look(next, words, &mut self.buffer))) {
+            Ok(result) => {
+                self.next += 1;
+                self.slot = slots.after(self.slot);
+                Ok(Read::Event((next, result)))
             }
+            Err(stamp) => self.miss(stamp).map(Read::Dropped),
+        }
+    }
+
+    /// Goes on to the first event that the filter wants, or to a slot without the event that it should have,
+    /// whose stamp is returned.
+    fn skip_unwanted(&mut self) -> Result<(), u64> {
+        let Some(filter) = self.filter.as_deref() else { return Ok(()) };
+        let slots = &self.handle.shared.slots;
+        let (mut next, mut slot) = (self.next, self.slot);
+        let seen = loop {
+            match slots.read(next, slot, |words| wants(filter, P::tag(words))) {
+                Ok(false) => {
+                    next += 1;
+                    slot = slots.after(slot);
+                }
+                Ok(true) => break Ok(()),
+                Err(stamp) => break Err(stamp),
+            }
+        };
+        self.skipped += next - self.next;
+        (self.next, self.slot) = (next, slot);
+        seen
+    }
+
+    /// The slot of the next event has another stamp than its own.
+    #[cold]
+    #[inline(never)]
+    fn miss(&mut self, stamp: u64) -> Result<Dropped, TryReadError> {
+        match self.shared().slots.absent(self.next, self.slot, stamp) {
+            Absent::Dropped(to) => {
+                let dropped = Dropped { from: self.next, to };
+                self.move_to(to + 1);
+                Ok(dropped)
+            }
+            Absent::Nothing => Err(TryReadError::Empty),
+            Absent::Closed => Err(TryReadError::Closed),
         }
     }
 
@@ -265,7 +287,7 @@ impl Reader<Bytes> {
     ///
     /// Those of [`try_read`](Self::try_read).
     #[inline]
-    pub fn try_look<R>(&mut self, mut look: impl FnMut(&Look<'_>) -> R) -> Result<Read<R>, TryReadError> {
+    pub fn try_look<R>(&mut self, look: impl FnOnce(&Look<'_>) -> R) -> Result<Read<R>, TryReadError> {
         let slot_bytes = self.shared().slot_bytes;
         let read = self.poll_with(|seq, words, _| {
             let header = words[0].load(Relaxed);

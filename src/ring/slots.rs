@@ -58,10 +58,8 @@ pub(crate) enum Written {
     Abandoned,
 }
 
-/// What a reader found at its position.
-pub(crate) enum Seen<R> {
-    /// The event.
-    Event(R),
+/// What a reader found at its position instead of an event.
+pub(crate) enum Absent {
     /// Everything from the position up to and with this seq is lost to this reader.
     Dropped(u64),
     /// Nothing yet.
@@ -72,6 +70,7 @@ pub(crate) enum Seen<R> {
 
 /// Allocation and protocol of a ring, for one kind of payload.
 pub(crate) struct Slots<P> {
+    /// At least `base + SLOTS + capacity * (stride + 1)` of them, with `capacity` and `stride` at least 1.
     words: Vec<AtomicU64>,
     /// Index of the head: the first word aligned to a pair of cache lines.
     base: usize,
@@ -85,7 +84,7 @@ pub(crate) struct Slots<P> {
 }
 
 impl<P: Payload> Slots<P> {
-    /// `stride` is in words. All the memory of the ring is taken and touched here.
+    /// `stride` is in words, and at least 1. All the memory of the ring is taken and touched here.
     pub(crate) fn new(capacity: u64, stride: usize, first_seq: u64) -> Result<Self, ConfigError> {
         if first_seq == 0 || first_seq > MAX_SEQ {
             return Err(ConfigError::FirstSeq { given: first_seq, max: MAX_SEQ });
@@ -114,7 +113,8 @@ impl<P: Payload> Slots<P> {
 
     #[inline(always)]
     fn head(&self) -> &AtomicU64 {
-        &self.words[self.base + HEAD]
+        // SAFETY: `words` is as long as its comment says, so that it has the word at `base`.
+        unsafe { self.words.get_unchecked(self.base + HEAD) }
     }
 
     fn end(&self) -> &AtomicU64 {
@@ -156,9 +156,11 @@ impl<P: Payload> Slots<P> {
     /// Stamp and payload of a slot.
     #[inline(always)]
     fn slot(&self, slot: u64) -> (&AtomicU64, &[AtomicU64]) {
+        assert!(slot < self.capacity);
         let at = self.base + SLOTS + slot as usize * self.stride();
-        let words = &self.words[at..at + self.stride()];
-        (&words[0], &words[1..])
+        // SAFETY: `words` is as long as its comment says, so that each slot below `capacity` lies in it, whose
+        // first word is the stamp.
+        unsafe { (self.words.get_unchecked(at), self.words.get_unchecked(at + 1..at + self.stride())) }
     }
 
     // ---- Publishing.
@@ -283,25 +285,32 @@ impl<P: Payload> Slots<P> {
     // ---- Reading.
 
     /// Looks at the event of `next`, whose slot is `slot`. What `read` saw is thrown away if a publisher came
-    /// meanwhile.
+    /// meanwhile: the slot's stamp is returned then, or when the event is not there, for [`absent`](Self::absent).
     #[inline(always)]
-    pub(crate) fn read<R>(&self, next: u64, slot: u64, read: impl FnOnce(&[AtomicU64]) -> R) -> Seen<R> {
+    pub(crate) fn read<R>(
+        &self,
+        next: u64,
+        slot: u64,
+        read: impl FnOnce(&[AtomicU64]) -> R,
+    ) -> Result<R, u64> {
         let (stamp, words) = self.slot(slot);
         // read:A, with commit:R.
-        let mut seen = stamp.load(READ_A.order());
-        if seen == next << 1 {
-            let result = read(words);
-            // read:F, with write:F. Without it, the second look at the stamp could come before the words.
-            READ_F.fence();
-            seen = stamp.load(Relaxed);
-            if seen == next << 1 {
-                return Seen::Event(result);
-            }
+        let seen = stamp.load(READ_A.order());
+        if seen != next << 1 {
+            return Err(seen);
         }
-        self.absent(next, slot, seen)
+        let result = read(words);
+        // read:F, with write:F. Without it, the second look at the stamp could come before the words.
+        READ_F.fence();
+        let seen = stamp.load(Relaxed);
+        if seen != next << 1 {
+            return Err(seen);
+        }
+        Ok(result)
     }
 
-    fn absent<R>(&self, next: u64, slot: u64, stamp: u64) -> Seen<R> {
+    /// What it means that the slot of `next` has this stamp.
+    pub(crate) fn absent(&self, next: u64, slot: u64, stamp: u64) -> Absent {
         if stamp >> 1 > next {
             return self.lapped(stamp >> 1);
         }
@@ -310,22 +319,22 @@ impl<P: Payload> Slots<P> {
             return self.lapped(abandoned);
         }
         if abandoned == next {
-            return Seen::Dropped(next);
+            return Absent::Dropped(next);
         }
         if next < self.first_seq {
-            return Seen::Dropped(self.first_seq - 1);
+            return Absent::Dropped(self.first_seq - 1);
         }
         // closed:A, with close:R.
         if next > self.end().load(CLOSED_A.order()) {
-            return Seen::Closed;
+            return Absent::Closed;
         }
-        Seen::Nothing
+        Absent::Nothing
     }
 
     /// A seq at least one lap ahead was seen: all but the last lap is lost.
-    fn lapped<R>(&self, seen: u64) -> Seen<R> {
+    fn lapped(&self, seen: u64) -> Absent {
         let to = self.newest_since(seen) - self.capacity;
-        Seen::Dropped(to.max(self.first_seq - 1))
+        Absent::Dropped(to.max(self.first_seq - 1))
     }
 
     /// The last claimed seq; `first_seq - 1` before the first.
