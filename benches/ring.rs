@@ -181,13 +181,15 @@ fn in_bursts<P, R>(
 /// A publisher that never waits could leave the reader behind. So where it is `paced`, it looks every 64 events
 /// how far the reader is, and stays within three quarters of the ring. A loss would end the bench.
 fn streaming<P>(
-    mut publish: impl FnMut() -> P + 'static,
-    mut read: impl FnMut() -> u64 + Send + 'static,
+    publish: impl FnMut() -> P + 'static,
+    read: impl FnMut() -> u64 + Send + 'static,
     paced: bool,
 ) -> Body {
     const STEP: u64 = 64;
     const AHEAD: u64 = CAPACITY as u64 * 3 / 4;
     const NOT_STARTED: u64 = u64::MAX;
+    // What one thread owns must not share a cache line with what the other does.
+    let (mut publish, mut read) = (CachePadded::new(publish), CachePadded::new(read));
     Box::new(move |events| {
         let progress = CachePadded::new(AtomicU64::new(NOT_STARTED));
         thread::scope(|scope| {
@@ -195,7 +197,7 @@ fn streaming<P>(
                 progress.store(0, Release);
                 let (mut done, mut told) = (0, 0);
                 while done < events {
-                    done += read();
+                    done += (*read)();
                     if paced && done - told >= STEP {
                         progress.store(done, Release);
                         told = done;
@@ -213,7 +215,7 @@ fn streaming<P>(
                         spin_loop();
                     }
                 }
-                publish();
+                (*publish)();
             }
             reader.join().unwrap() - start
         })
@@ -225,13 +227,14 @@ fn streaming<P>(
 /// `step` events.
 fn racing<L, R, D>(
     step: u64,
-    mut left: impl FnMut() -> L + 'static,
-    mut right: impl FnMut() -> R + Send + 'static,
+    left: impl FnMut() -> L + 'static,
+    right: impl FnMut() -> R + Send + 'static,
     mut drain: impl FnMut() -> D + 'static,
 ) -> Body {
     const BURST: u64 = 480;
     const NOT_STARTED: u64 = u64::MAX;
     assert!(2 * BURST <= CAPACITY as u64 && BURST.is_multiple_of(step));
+    let (mut left, mut right) = (CachePadded::new(left), CachePadded::new(right));
     Box::new(move |events| {
         let bursts = events.div_ceil(2 * BURST);
         let started = CachePadded::new(AtomicU64::new(0));
@@ -242,7 +245,7 @@ fn racing<L, R, D>(
                 ended.store(0, Release);
                 for burst in 1..=bursts {
                     while started.load(Acquire) != burst {}
-                    (0..BURST / step).for_each(|_| _ = right());
+                    (0..BURST / step).for_each(|_| _ = (*right)());
                     ended.store(burst, Release);
                 }
             });
@@ -251,7 +254,7 @@ fn racing<L, R, D>(
                 drain();
                 let start = Instant::now();
                 started.store(burst, Release);
-                (0..BURST / step).for_each(|_| _ = left());
+                (0..BURST / step).for_each(|_| _ = (*left)());
                 while ended.load(Acquire) != burst {}
                 time += start.elapsed();
             }
