@@ -366,8 +366,8 @@ pub(super) fn block_at<'a>(bytes: &'a [u8], at: usize, tail: &'a mut [u8; BLOCK]
 pub(super) unsafe fn skip_string<L: Lanes>(bytes: &[u8], from: usize, to: usize, mut escaped: u64) -> usize {
     let mut at = from;
     let mut clean = 0;
+    let mut tail = [0; BLOCK];
     while at < to {
-        let mut tail = [0; BLOCK];
         // SAFETY: by this function's contract.
         let block = unsafe { L::load(block_at(&bytes[..to], at, &mut tail)) };
         // SAFETY: as above.

@@ -292,9 +292,9 @@ unsafe fn long_strings_by<L: Lanes>(json: &[u8]) -> Vec<Text> {
     let mut found = Vec::new();
     let mut carry = Carry::default();
     let (mut base, mut open) = (0, 0);
+    let mut padded = [0; BLOCK];
     while base < json.len() {
         let began_inside = carry.in_string != 0;
-        let mut padded = [0; BLOCK];
         // SAFETY: by this function's contract.
         let strings = unsafe { carry.strings(L::load(block_at(json, base, &mut padded))) };
         if began_inside && strings.quotes != 0 {
@@ -329,8 +329,8 @@ unsafe fn all_strings_by<L: Lanes>(json: &[u8]) -> Vec<Text> {
     let mut found = Vec::new();
     let mut carry = Carry::default();
     let (mut base, mut open) = (0, 0);
+    let mut padded = [0; BLOCK];
     while base < json.len() {
-        let mut padded = [0; BLOCK];
         // SAFETY: by this function's contract.
         let strings = unsafe { carry.strings(L::load(block_at(json, base, &mut padded))) };
         let mut quotes = strings.quotes;
@@ -535,8 +535,8 @@ instantiate!(fn walk_arrays(json: &[u8], arrays: &mut Arrays<'_>) = walk_arrays_
 unsafe fn walk_arrays_by<L: Lanes>(json: &[u8], arrays: &mut Arrays<'_>) {
     let mut carry = Carry::default();
     let mut base = 0;
+    let mut padded = [0; BLOCK];
     while base < json.len() {
-        let mut padded = [0; BLOCK];
         let bytes = block_at(json, base, &mut padded);
         // SAFETY: by this function's contract.
         let (block, strings, opening, closing, commas) = unsafe {

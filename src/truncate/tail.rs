@@ -131,15 +131,17 @@ impl Open {
     /// deeper than [`MAX_DEPTH`].
     #[inline(always)]
     fn apply(&mut self, bytes: &[u8; BLOCK], brackets: u64, opening: u64) {
+        let mut depth = self.depth;
         let mut left = brackets;
         while left != 0 {
             let at = left.trailing_zeros();
             // The slot is free: if the bracket closes, it is written over by the next one that opens.
-            *self.slot() = bytes[at as usize % BLOCK];
+            self.brackets[usize::from(depth) % (MAX_DEPTH + 1)] = bytes[at as usize % BLOCK];
             let opens = (opening >> at) as u8 & 1;
-            self.depth = self.depth.wrapping_add(opens * 2).wrapping_sub(1);
+            depth = depth.wrapping_add(opens * 2).wrapping_sub(1);
             left &= left - 1;
         }
+        self.depth = depth;
     }
 
     fn is_object(&self) -> bool {
@@ -171,9 +173,9 @@ unsafe fn cut_by<L: Lanes>(json: &[u8], max: usize) -> TailCut {
     let mut carry = Carry::default();
     let mut base = 0;
     let mut quote = 0;
+    let mut padded = [0; BLOCK];
     loop {
         let before = carry;
-        let mut padded = [0; BLOCK];
         let bytes = block_at(json, base, &mut padded);
         // SAFETY: by this function's contract.
         let (Strings { quotes, inside }, opening, closing) = unsafe {

@@ -2,6 +2,7 @@
 #![deny(missing_docs, clippy::undocumented_unsafe_blocks, unsafe_op_in_unsafe_fn)]
 
 mod relay;
+mod truncate;
 
 use std::process::ExitCode;
 
@@ -18,10 +19,12 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Relay(relay::Args),
+    Truncate(truncate::Args),
 }
 
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Relay(args) => relay::main(&args),
+        Command::Truncate(args) => truncate::main(&args),
     }
 }

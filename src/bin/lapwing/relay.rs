@@ -77,7 +77,7 @@ pub fn main(args: &Args) -> ExitCode {
 }
 
 /// A line on standard error. Whether it arrives is nobody's concern: there is nowhere else to say so.
-fn tell(message: &dyn fmt::Display) {
+pub fn tell(message: &dyn fmt::Display) {
     let _ = writeln!(io::stderr(), "{message}");
 }
 
