@@ -155,7 +155,7 @@ impl<P: Payload> Slots<P> {
 
     /// Stamp and payload of a slot.
     #[inline(always)]
-    fn slot(&self, slot: u64) -> (&AtomicU64, &[AtomicU64]) {
+    pub(super) fn slot(&self, slot: u64) -> (&AtomicU64, &[AtomicU64]) {
         assert!(slot < self.capacity);
         let at = self.base + SLOTS + slot as usize * self.stride();
         // SAFETY: `words` is as long as its comment says, so that each slot below `capacity` lies in it, whose
@@ -198,13 +198,18 @@ impl<P: Payload> Slots<P> {
 
     /// Ends the numbers. False when the ring was closed already.
     pub(crate) fn close(&self) -> bool {
-        let old = self.head().fetch_or(CLOSED, Relaxed);
-        let first_to_close = old & CLOSED == 0 && old >> 1 <= MAX_SEQ;
-        if first_to_close {
+        let last = self.refuse_claims();
+        if let Some(last) = last {
             // close:R. Without it, a reader that was told "closed" could miss what the closer did before.
-            self.end().store(old >> 1, CLOSE_R.order());
+            self.end().store(last, CLOSE_R.order());
         }
-        first_to_close
+        last.is_some()
+    }
+
+    /// From now on no number is given. Returns the last one to whoever has to set the end.
+    pub(crate) fn refuse_claims(&self) -> Option<u64> {
+        let old = self.head().fetch_or(CLOSED, Relaxed);
+        (old & CLOSED == 0 && old >> 1 <= MAX_SEQ).then_some(old >> 1)
     }
 
     /// Whether numbers are still given.
@@ -350,7 +355,8 @@ impl<P: Payload> Slots<P> {
         }
         // Refused claims still count the head up, so that it says nothing any more.
         match self.end().load(Relaxed) {
-            OPEN => floor,
+            // The closer is about to say. Until then the slots tell of every publish that has returned.
+            OPEN => (0..self.capacity).map(|slot| self.newest_of(slot).0).fold(floor, u64::max),
             end => floor.max(end),
         }
     }
@@ -367,10 +373,15 @@ impl<P: Payload> Slots<P> {
         unsettled.map_or(newest, |seq| newest.min(seq - 1))
     }
 
+    /// The newest seq that has come to a slot, and the stamp there.
+    fn newest_of(&self, slot: u64) -> (u64, u64) {
+        let stamp = self.slot(slot).0.load(Relaxed);
+        ((stamp >> 1).max(self.abandoned(slot).load(Relaxed)), stamp)
+    }
+
     /// The first seq of a slot that a reader would have to wait for.
     fn first_unsettled(&self, slot: u64) -> u64 {
-        let stamp = self.slot(slot).0.load(Relaxed);
-        let settled = (stamp >> 1).max(self.abandoned(slot).load(Relaxed));
+        let (settled, stamp) = self.newest_of(slot);
         if stamp & WRITING != 0 && settled == stamp >> 1 {
             settled
         } else if settled == 0 {
