@@ -107,9 +107,17 @@ impl Label {
     }
 }
 
+#[cfg(all(test, feature = "std"))]
+std::thread_local! {
+    /// This thread's calls of [`spin`].
+    pub(crate) static SPINS: core::cell::Cell<u64> = const { core::cell::Cell::new(0) };
+}
+
 /// One step of waiting for another thread that is expected to be done at once.
 #[inline(always)]
 pub(crate) fn spin() {
+    #[cfg(all(test, feature = "std"))]
+    SPINS.set(SPINS.get() + 1);
     #[cfg(not(loom))]
     core::hint::spin_loop();
     #[cfg(loom)]

@@ -140,6 +140,18 @@ impl WaitList {
         self.serve();
     }
 
+    /// How many readers are registered: each one wakes, whether it sleeps already or is about to.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Relaxed)
+    }
+
+    /// Runs `f` while the list is locked.
+    #[cfg(test)]
+    pub(crate) fn while_locked<R>(&self, f: impl FnOnce() -> R) -> R {
+        self.locked(|_| f())
+    }
+
     fn locked<R>(&self, f: impl FnOnce(&mut Places) -> R) -> R {
         let mut places = self.places.lock();
         let result = f(&mut places);

@@ -39,7 +39,7 @@ mod error;
 mod publish;
 mod reader;
 mod slots;
-#[cfg(test)]
+#[cfg(all(test, feature = "std"))]
 mod tests;
 
 use alloc::boxed::Box;
