@@ -78,11 +78,11 @@ impl fmt::Display for PublishError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooLarge { len, slot_bytes } => {
-                write!(f, "was not published: the payload has {len} bytes, a slot holds {slot_bytes}")
+                write!(f, "not published: the payload has {len} bytes, a slot holds {slot_bytes}")
             }
-            Self::Closed => f.write_str("was not published: the ring is closed"),
+            Self::Closed => f.write_str("not published: the ring is closed"),
             Self::Stalled { tried } => {
-                write!(f, "was not published: all {tried} slots tried are held by stalled publishers")
+                write!(f, "not published: all {tried} slots tried are held by stalled publishers")
             }
         }
     }
@@ -105,7 +105,7 @@ pub struct BatchError {
 impl fmt::Display for BatchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { published, index, error } = self;
-        write!(f, "event {index} of the batch {error}; {published} events before it are published")
+        write!(f, "event {index} of the batch was {error}; {published} events before it are published")
     }
 }
 

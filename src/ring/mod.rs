@@ -150,6 +150,12 @@ impl Dropped {
     }
 }
 
+impl fmt::Display for Dropped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "dropped events {} to {}", self.from, self.to)
+    }
+}
+
 /// An event of a [`Ring`], in the reader's buffer until its next read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event<'a> {

@@ -291,7 +291,7 @@ impl<P: Payload> Handle<P> {
     }
 
     /// How many numbers were given up because an earlier event was still being written to their slot. Readers
-    /// count them as dropped.
+    /// count them as dropped: what was published, and this, is what was delivered, skipped and dropped.
     pub fn abandoned(&self) -> u64 {
         self.shared.abandoned.load(Relaxed)
     }

@@ -583,7 +583,7 @@ fn errors_name_what_was_given_and_what_is_allowed() {
 
     let ring = Ring::new(3, 10).unwrap();
     let error = ring.publish(&[0; 11]).unwrap_err();
-    assert_eq!(error.to_string(), "was not published: the payload has 11 bytes, a slot holds 10");
+    assert_eq!(error.to_string(), "not published: the payload has 11 bytes, a slot holds 10");
     assert_eq!((ring.newest(), ring.into_exclusive().publish(&[0; 11])), (0, Err(error)));
     let ring = Ring::new(3, 10).unwrap();
     let error = ring.publish_batch(&[(0, &[0; 10]), (0, &[0; 12])]).unwrap_err();
@@ -593,7 +593,7 @@ fn errors_name_what_was_given_and_what_is_allowed() {
     assert_eq!(error.to_string(), text);
     assert_eq!(error.source().unwrap().to_string(), error.error.to_string());
     let text = PublishError::Stalled { tried: 5 }.to_string();
-    assert_eq!(text, "was not published: all 5 slots tried are held by stalled publishers");
+    assert_eq!(text, "not published: all 5 slots tried are held by stalled publishers");
     let error = ring.reader_after(7).unwrap_err();
     assert_eq!(error.to_string(), "no reader can be positioned after seq 7: the newest is 0");
     assert_eq!(format!("{error:?}"), "PositionError { given: 7, newest: 0 }");

@@ -366,7 +366,7 @@ fn publish<R: BufRead>(ring: &Ring, lines: &Mutex<Lines<R>>, pace: &Pace) -> Pub
             Err(_) => published.stalled += 1,
         }
         if let Err(error) = result {
-            tell(&format_args!("lapwing: line {} {error}", line.number));
+            tell(&format_args!("lapwing: line {} was {error}", line.number));
         }
         pace.settle(1);
     }
@@ -464,7 +464,7 @@ fn write_lines(
             Read::Dropped(dropped) => {
                 settled += dropped.count();
                 tally.dropped += dropped.count();
-                tell(&format_args!("lapwing: the writer dropped events {} to {}", dropped.from, dropped.to));
+                tell(&format_args!("lapwing: the writer {dropped}"));
             }
         }
         if settled >= step {
