@@ -256,9 +256,9 @@ fn level(strings: &[Text], least: usize, total: usize, max: usize) -> Option<usi
     if sum_at(least as u32) > room {
         return None;
     }
-    // Fits and does not fit. The longest string alone cannot have more than the room for all.
+    // Fits, and does not or does not matter: no string can have more than the room for all.
     let mut fits = (least as u64).max(room / strings.len().max(1) as u64);
-    let mut too_much = room + 1;
+    let mut too_much = room.max(fits) + 1;
     while too_much - fits > 1 {
         let limit = fits + (too_much - fits) / 2;
         if sum_at(limit as u32) <= room { fits = limit } else { too_much = limit }

@@ -211,7 +211,7 @@ unsafe fn cut_by<L: Lanes>(json: &[u8], max: usize) -> TailCut {
         base += BLOCK;
         if inside == u64::MAX && quotes == 0 {
             // The string costs its closing quote, and the depth is that of its beginning.
-            let to = max - usize::from(open.depth) - 1;
+            let to = max.saturating_sub(usize::from(open.depth) + 1);
             if base < to {
                 // SAFETY: by this function's contract.
                 base = unsafe { skip_string::<L>(json, base, to, carry.escaped) };
@@ -242,6 +242,10 @@ impl LastBlock<'_> {
     /// The cut, or `None` if all of the block fits; then its brackets are in `open`.
     #[inline(never)]
     fn cut(&self, json: &[u8], max: usize, open: &mut Open) -> Option<TailCut> {
+        if usize::from(open.depth) > MAX_DEPTH {
+            // Only invalid input closes more than it opened.
+            return Some(TailCut::NULL);
+        }
         let mut left = self.opening | self.closing;
         while left != 0 {
             let bit = left.trailing_zeros() as usize;

@@ -511,3 +511,89 @@ fn same_shape(original: &Node, cut: &Node, limit: usize) {
         _ => assert_eq!(original, cut),
     }
 }
+
+/// Valid JSON that `bytes` describe, one token a byte: so that a fuzzer need not find the grammar first.
+pub fn grow(bytes: &[u8]) -> String {
+    const PIECES: [&str; 16] = [
+        "a",
+        "long text 0123456789",
+        "\\\\",
+        "\\\"",
+        "\\n",
+        "\\ud83d\\ude00",
+        "\\ud83d",
+        "\\ude00",
+        "é",
+        "語",
+        "😀",
+        "{",
+        "]",
+        ",",
+        ":",
+        "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
+    ];
+    const SCALARS: [&str; 8] = ["0", "-1.5e+10", "12345678901234567890", "true", "false", "null", "{}", "[]"];
+    let mut json = String::new();
+    let mut open: Vec<char> = Vec::new();
+    let mut bytes = bytes.iter();
+    let text = |json: &mut String, bytes: &mut std::slice::Iter<u8>, mut pieces: u8| {
+        json.push('"');
+        while pieces > 0
+            && let Some(byte) = bytes.next()
+        {
+            (0..1 + byte / 64).for_each(|_| json.push_str(PIECES[usize::from(byte % 16)]));
+            pieces -= 1;
+        }
+        json.push('"');
+    };
+    loop {
+        let byte = bytes.next();
+        let ends = byte.is_none() || !open.is_empty() && byte.is_some_and(|b| b % 8 == 0);
+        if ends && let Some(bracket) = open.pop() {
+            json.push(if bracket == '{' { '}' } else { ']' });
+            if open.is_empty() {
+                return json;
+            }
+            continue;
+        }
+        let byte = byte.copied().unwrap_or(7);
+        match json.bytes().next_back() {
+            None | Some(b'{' | b'[') => {}
+            _ => json.push_str([",", ", ", " ,\n\t"][usize::from(byte / 8 % 3)]),
+        }
+        if open.last() == Some(&'{') {
+            text(&mut json, &mut bytes, byte / 64);
+            json.push_str([":", " : "][usize::from(byte / 32 % 2)]);
+        }
+        match byte % 8 {
+            1 | 2 => {
+                let bracket = if byte % 8 == 1 { '{' } else { '[' };
+                open.push(bracket);
+                json.push(bracket);
+                continue;
+            }
+            3 | 4 => text(&mut json, &mut bytes, byte / 16),
+            _ => json.push_str(SCALARS[usize::from(byte / 8 % 8)]),
+        }
+        if open.is_empty() {
+            return json;
+        }
+    }
+}
+
+/// The body of a fuzz target over JSON: the first two bytes give the budget, the third says whether the rest is the document or
+/// describes one. `of_valid` and `of_anything` are called accordingly.
+pub fn fuzz_json(data: &[u8], of_valid: impl Fn(&[u8], usize, u8), of_anything: impl Fn(&[u8], usize)) {
+    let [low, high, kind, rest @ ..] = data else { return };
+    let grown;
+    let json = if kind % 2 == 0 {
+        rest
+    } else {
+        grown = grow(rest);
+        assert!(accepted(grown.as_bytes()), "{grown}");
+        grown.as_bytes()
+    };
+    // Every budget from 0 to a little more than the document has.
+    let max = usize::from(u16::from_le_bytes([*low, *high])) % (json.len() + 3);
+    if accepted(json) { of_valid(json, max, kind / 2) } else { of_anything(json, max) }
+}

@@ -155,6 +155,27 @@ proptest! {
     }
 }
 
+/// Found by fuzzing: a depth below 0 was taken off the budget. It takes overflow checks to see it fail.
+#[test]
+fn more_brackets_closed_than_opened() {
+    for brackets in ["}", "]]", "[]]]"] {
+        let json = brackets.to_string() + &"a".repeat(200);
+        for max in 4..200 {
+            checks::tail_of_anything(json.as_bytes(), max);
+        }
+    }
+}
+
+/// What the fuzz targets grow is valid, and reaches every kind of token.
+#[test]
+fn grown_documents() {
+    proptest!(|(bytes in prop::collection::vec(any::<u8>(), 0..60))| {
+        let json = checks::grow(&bytes);
+        prop_assert!(checks::accepted(json.as_bytes()), "{}", json);
+    });
+    assert_eq!(checks::grow(&[1, 0x41, 0, 5, 2, 7, 7, 0, 0]), r#"{"a":{"":null,"":[null,null]}}"#);
+}
+
 #[test]
 fn corpora() {
     let (mut valid, mut invalid) = (0, 0);
