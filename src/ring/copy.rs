@@ -12,29 +12,46 @@ use crate::sync::AtomicU64;
 
 const WORD: usize = 8;
 /// The unit of the wide copy, in bytes.
-const BLOCK: usize = 64;
-
-/// Whether this build copies blocks through assembly.
-const WIDE: bool = cfg!(all(target_arch = "x86_64", not(loom), not(miri)));
-
-/// How many bytes the wide copy takes.
-#[inline(always)]
-fn wide_len(words: &[AtomicU64], bytes: &[u8]) -> usize {
-    if WIDE { bytes.len().min(words.len() * WORD) & !(BLOCK - 1) } else { 0 }
-}
+pub(super) const BLOCK: usize = 64;
 
 /// Stores `bytes` into `words`, the last word padded with zeros. What does not fit is left out.
 #[inline(always)]
 pub(crate) fn store(words: &[AtomicU64], bytes: &[u8]) {
-    let done = wide_len(words, bytes);
-    if done != 0 {
-        wide::store(&words[..done / WORD], &bytes[..done]);
+    let done = wide::store(words, bytes);
+    if done != bytes.len()
+        && let Some(words) = words.get(done / WORD..)
+    {
+        store_rest(words, &bytes[done..]);
     }
-    if done == bytes.len() {
-        return;
+}
+
+/// Loads `bytes.len()` bytes from `words`. What they do not hold is left as it was.
+#[inline(always)]
+pub(crate) fn load(words: &[AtomicU64], bytes: &mut [u8]) {
+    let done = wide::load(words, bytes);
+    if done != bytes.len()
+        && let Some(words) = words.get(done / WORD..)
+    {
+        load_rest(words, &mut bytes[done..]);
     }
-    let (whole, rest) = bytes[done..].as_chunks::<WORD>();
-    let mut words = words[done / WORD..].iter();
+}
+
+/// Out of line, so that what it keeps in registers costs nothing where whole blocks are all there is.
+#[inline(never)]
+fn store_rest(words: &[AtomicU64], bytes: &[u8]) {
+    store_words(words, bytes);
+}
+
+#[inline(never)]
+fn load_rest(words: &[AtomicU64], bytes: &mut [u8]) {
+    load_words(words, bytes);
+}
+
+/// [`store`], word by word: the definition, and the fastest for a small length that is known at compile time.
+#[inline(always)]
+pub(crate) fn store_words(words: &[AtomicU64], bytes: &[u8]) {
+    let (whole, rest) = bytes.as_chunks::<WORD>();
+    let mut words = words.iter();
     for (chunk, word) in whole.iter().zip(&mut words) {
         word.store(u64::from_ne_bytes(*chunk), Relaxed);
     }
@@ -47,18 +64,11 @@ pub(crate) fn store(words: &[AtomicU64], bytes: &[u8]) {
     }
 }
 
-/// Loads `bytes.len()` bytes from `words`. What they do not hold is left as it was.
+/// [`load`], word by word.
 #[inline(always)]
-pub(crate) fn load(words: &[AtomicU64], bytes: &mut [u8]) {
-    let done = wide_len(words, bytes);
-    if done != 0 {
-        wide::load(&words[..done / WORD], &mut bytes[..done]);
-    }
-    if done == bytes.len() {
-        return;
-    }
-    let (whole, rest) = bytes[done..].as_chunks_mut::<WORD>();
-    let mut words = words[done / WORD..].iter();
+pub(crate) fn load_words(words: &[AtomicU64], bytes: &mut [u8]) {
+    let (whole, rest) = bytes.as_chunks_mut::<WORD>();
+    let mut words = words.iter();
     for (chunk, word) in whole.iter_mut().zip(&mut words) {
         *chunk = word.load(Relaxed).to_ne_bytes();
     }
@@ -75,40 +85,45 @@ pub(crate) fn load(words: &[AtomicU64], bytes: &mut [u8]) {
 mod wide {
     use core::arch::asm;
 
-    use super::{AtomicU64, BLOCK, WORD};
+    use super::{AtomicU64, BLOCK};
 
-    /// Stores `bytes`, a whole number of blocks and not none, into as many words.
+    /// Stores the whole blocks of `bytes` that `words` have room for; returns their length in bytes.
     #[inline(always)]
-    pub(super) fn store(words: &[AtomicU64], bytes: &[u8]) {
-        check(words, bytes);
-        // SAFETY: `check` has seen that both are as long, and how long. The words may be written through a
-        // shared reference since they are atomics, and may race since they are only ever accessed atomically:
-        // each move stands for two relaxed stores of a word.
-        unsafe { copy(bytes.as_ptr(), words.as_ptr().cast_mut().cast(), bytes.len()) }
+    pub(super) fn store(words: &[AtomicU64], bytes: &[u8]) -> usize {
+        let len = whole_blocks(words, bytes.len());
+        // SAFETY: `len` is a whole number of blocks that both hold. The words may be written through a shared
+        // reference since they are atomics, and may race since they are only ever accessed atomically: each move
+        // stands for two relaxed stores of a word.
+        unsafe { copy(bytes.as_ptr(), words.as_ptr().cast_mut().cast(), len) }
+        len
     }
 
-    /// Loads `bytes`, a whole number of blocks and not none, from as many words.
+    /// Loads the whole blocks of `bytes` that `words` hold; returns their length in bytes.
     #[inline(always)]
-    pub(super) fn load(words: &[AtomicU64], bytes: &mut [u8]) {
-        check(words, bytes);
-        // SAFETY: `check` has seen that both are as long, and how long. The words may race as in `store`, each
-        // move standing for two relaxed loads; the bytes are borrowed for this call alone.
-        unsafe { copy(words.as_ptr().cast(), bytes.as_mut_ptr(), bytes.len()) }
+    pub(super) fn load(words: &[AtomicU64], bytes: &mut [u8]) -> usize {
+        let len = whole_blocks(words, bytes.len());
+        // SAFETY: `len` is a whole number of blocks that both hold. The words may race as in `store`, each move
+        // standing for two relaxed loads; the bytes are borrowed for this call alone.
+        unsafe { copy(words.as_ptr().cast(), bytes.as_mut_ptr(), len) }
+        len
     }
 
     #[inline(always)]
-    fn check(words: &[AtomicU64], bytes: &[u8]) {
-        assert!(words.len() * WORD == bytes.len() && bytes.len().is_multiple_of(BLOCK) && !bytes.is_empty());
+    fn whole_blocks(words: &[AtomicU64], bytes: usize) -> usize {
+        bytes.min(size_of_val(words)) & !(BLOCK - 1)
     }
 
     /// Moves `len` bytes up from the first, a block at a time.
     ///
     /// # Safety
     ///
-    /// `len` is a positive multiple of `BLOCK`, so many bytes can be read at `from` and written at `to`, they do
-    /// not overlap, and accesses to them that race with this one are atomic.
+    /// `len` is a multiple of `BLOCK`, so many bytes can be read at `from` and written at `to`, they do not
+    /// overlap, and accesses to them that race with this one are atomic.
     #[inline(always)]
     unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+        if len == 0 {
+            return;
+        }
         // SAFETY: the loop reads and writes the blocks at 0, 64, ... below `len`, which the caller vouches for,
         // and nothing else; the stack is not used.
         unsafe {
@@ -143,7 +158,11 @@ mod wide {
 mod wide {
     use super::AtomicU64;
 
-    pub(super) fn store(_: &[AtomicU64], _: &[u8]) {}
+    pub(super) fn store(_: &[AtomicU64], _: &[u8]) -> usize {
+        0
+    }
 
-    pub(super) fn load(_: &[AtomicU64], _: &mut [u8]) {}
+    pub(super) fn load(_: &[AtomicU64], _: &mut [u8]) -> usize {
+        0
+    }
 }

@@ -257,7 +257,12 @@ impl<T: Pod> Typed<T> {
 
     #[inline(always)]
     fn store(words: &[AtomicU64], value: &T) {
-        copy::store(words, bytemuck::bytes_of(value));
+        let bytes = bytemuck::bytes_of(value);
+        if size_of::<T>() < copy::BLOCK {
+            copy::store_words(words, bytes);
+        } else {
+            copy::store(words, bytes);
+        }
     }
 }
 
@@ -277,7 +282,12 @@ impl<T: Pod + fmt::Debug + Send + Sync> Payload for Typed<T> {
     #[inline(always)]
     fn load(words: &[AtomicU64], (): &mut ()) -> T {
         let mut value = T::zeroed();
-        copy::load(words, bytemuck::bytes_of_mut(&mut value));
+        let bytes = bytemuck::bytes_of_mut(&mut value);
+        if size_of::<T>() < copy::BLOCK {
+            copy::load_words(words, bytes);
+        } else {
+            copy::load(words, bytes);
+        }
         value
     }
 

@@ -553,6 +553,14 @@ impl<P: Payload> Exclusive<P> {
         self.publisher.0.clone()
     }
 
+    /// The end is reached, of the ring or of the numbers.
+    #[cold]
+    #[inline(never)]
+    fn refuse(&mut self) -> PublishError {
+        self.close();
+        PublishError::Closed
+    }
+
     #[inline(always)]
     fn write(&mut self, n: usize, fill: impl Fn(usize, &[AtomicU64])) -> Result<Range<u64>, PublishError> {
         let first = self.next;
@@ -560,8 +568,7 @@ impl<P: Payload> Exclusive<P> {
             return Ok(first..first);
         }
         if n as u64 > self.end - first {
-            self.close();
-            return Err(PublishError::Closed);
+            return Err(self.refuse());
         }
         let end = first + n as u64;
         let shared = &*self.publisher.0.shared;
@@ -582,7 +589,7 @@ impl Exclusive {
     /// # Errors
     ///
     /// When the payload is longer than a slot, or the ring is closed. Nothing is published then.
-    #[inline]
+    #[inline(always)]
     pub fn publish(&mut self, bytes: &[u8]) -> Result<u64, PublishError> {
         self.publish_tagged(0, bytes)
     }
@@ -592,7 +599,7 @@ impl Exclusive {
     /// # Errors
     ///
     /// Those of [`publish`](Self::publish).
-    #[inline]
+    #[inline(always)]
     pub fn publish_tagged(&mut self, tag: u16, bytes: &[u8]) -> Result<u64, PublishError> {
         self.shared.check_len(bytes.len())?;
         self.write(1, |_, words| Bytes::store(words, tag, bytes)).map(|seqs| seqs.start)
@@ -616,7 +623,7 @@ impl<T: Pod + fmt::Debug + Send + Sync> Exclusive<Typed<T>> {
     /// # Errors
     ///
     /// When the ring is closed.
-    #[inline]
+    #[inline(always)]
     pub fn publish(&mut self, value: &T) -> Result<u64, PublishError> {
         self.write(1, |_, words| Typed::store(words, value)).map(|seqs| seqs.start)
     }

@@ -125,7 +125,7 @@ impl<P: Payload> Reader<P> {
     /// # Errors
     ///
     /// [`TryReadError::Empty`] when there is no event yet, [`TryReadError::Closed`] when there will be none.
-    #[inline]
+    #[inline(always)]
     pub fn try_read(&mut self) -> Result<Read<P::Event<'_>>, TryReadError> {
         let found = self.poll()?;
         Ok(self.hand_out(found))
