@@ -122,30 +122,41 @@ impl<'a> Shape<'a> {
             string_limit,
             array_limit,
         };
-        let mut long = long_strings(scanner, json);
+        let (mut long, in_strings) = long_strings(scanner, json);
         remove_within(&mut long, protected);
         if let Some(limit) = level(&long, LONG, json.len(), max) {
             self.write(json, &long, limit, &[], out);
             return Ok(report(Stage::Strings, Some(limit), None));
         }
-        let mut strings = all_strings(scanner, json);
-        remove_within(&mut strings, protected);
-        if let Some(limit) = level(&strings, 0, json.len(), max) {
-            self.write(json, &strings, limit, &[], out);
-            return Ok(report(Stage::Strings, Some(limit), None));
+        let all = || {
+            let mut strings = all_strings(scanner, json);
+            remove_within(&mut strings, protected);
+            strings
+        };
+        // Keys alone may show that there is too little in strings to look at each.
+        let mut strings = None;
+        if json.len() - in_strings <= max {
+            let strings = strings.insert(all());
+            if let Some(limit) = level(strings, 0, json.len(), max) {
+                self.write(json, strings, limit, &[], out);
+                return Ok(report(Stage::Strings, Some(limit), None));
+            }
         }
-        let cap = array_limit(scanner, json, &long, protected, max);
-        let arrays = array_cuts(scanner, json, protected, cap.unwrap_or(0));
+        let mut ranks = Ranks::new(max, &long, protected);
+        walk(scanner, json, &mut ranks);
+        let cap = ranks.fitting();
+        let arrays = ranks.cuts(cap.unwrap_or(0));
         let removed: usize = arrays.iter().map(|cut| cut.len()).sum();
-        let (strings, least) = if cap.is_some() { (&mut long, LONG) } else { (&mut strings, 0) };
-        remove_within(strings, &arrays);
-        match level(strings, least, json.len() - removed, max) {
+        let (mut strings, least) =
+            if cap.is_some() { (long, LONG) } else { (strings.unwrap_or_else(all), 0) };
+        remove_within(&mut strings, &arrays);
+        match level(&strings, least, json.len() - removed, max) {
             Some(limit) => {
-                self.write(json, strings, limit, &arrays, out);
+                self.write(json, &strings, limit, &arrays, out);
                 let shortened = strings.iter().any(|s| s.len() > limit);
                 Ok(report(Stage::Arrays, shortened.then_some(limit), cap.or(Some(0))))
             }
-            None => Err(Least { strings: core::mem::take(strings), arrays }),
+            None => Err(Least { strings, arrays }),
         }
     }
 
@@ -280,16 +291,18 @@ fn remove_within(strings: &mut Vec<Text>, ranges: &[Range<usize>]) {
     });
 }
 
-instantiate!(fn long_strings(json: &[u8]) -> Vec<Text> = long_strings_by);
+instantiate!(fn long_strings(json: &[u8]) -> (Vec<Text>, usize) = long_strings_by);
 
-/// The values of more than [`LONG`] bytes, in order. Each of them reaches from one block into the next.
+/// The values of more than [`LONG`] bytes, in order, and how many bytes there are in all strings and keys, their opening
+/// quotes included. A string that long reaches from one block into the next.
 ///
 /// # Safety
 ///
 /// What `L` wants of the machine.
 #[inline(always)]
-unsafe fn long_strings_by<L: Lanes>(json: &[u8]) -> Vec<Text> {
+unsafe fn long_strings_by<L: Lanes>(json: &[u8]) -> (Vec<Text>, usize) {
     let mut found = Vec::new();
+    let mut in_strings = 0;
     let mut carry = Carry::default();
     let (mut base, mut open) = (0, 0);
     let mut padded = [0; BLOCK];
@@ -307,14 +320,17 @@ unsafe fn long_strings_by<L: Lanes>(json: &[u8]) -> Vec<Text> {
         if opened != 0 {
             open = base + 63 - opened.leading_zeros() as usize;
         }
+        in_strings += strings.inside.count_ones() as usize;
         base += BLOCK;
         if strings.inside == u64::MAX && strings.quotes == 0 && base < json.len() {
             // SAFETY: by this function's contract.
-            base = unsafe { skip_string::<L>(json, base, json.len(), carry.escaped) };
+            let end = unsafe { skip_string::<L>(json, base, json.len(), carry.escaped) };
+            in_strings += end - base;
+            base = end;
             carry.escaped = 0;
         }
     }
-    found
+    (found, in_strings)
 }
 
 instantiate!(fn all_strings(json: &[u8]) -> Vec<Text> = all_strings_by);
@@ -354,63 +370,31 @@ unsafe fn all_strings_by<L: Lanes>(json: &[u8]) -> Vec<Text> {
     found
 }
 
-/// The largest number of elements so that the document fits if no array has more, and no string more than [`LONG`] bytes.
-/// `None` if not even empty arrays are enough.
-fn array_limit(
-    scanner: Scanner,
-    json: &[u8],
-    long: &[Text],
-    protected: &[Range<usize>],
-    max: usize,
-) -> Option<usize> {
-    let mut arrays = Arrays::new(protected, usize::MAX);
-    arrays.weights = Some(Weights { bytes: alloc::vec![0], total: 0, max, from: 0, long });
-    walk_arrays(scanner, json, &mut arrays);
-    let weights = arrays.weights?;
-    (weights.total <= max).then(|| weights.bytes.len() - 1)
-}
-
-/// What an array loses if it has more than `limit` elements, in order; nothing inside of what is lost already.
-fn array_cuts(scanner: Scanner, json: &[u8], protected: &[Range<usize>], limit: usize) -> Vec<Range<usize>> {
-    let mut arrays = Arrays::new(protected, limit);
-    walk_arrays(scanner, json, &mut arrays);
-    arrays.cuts
-}
-
-/// A walk over the arrays of a document.
+/// The ranks in a document.
 ///
-/// A byte has a rank: the largest of the positions, counted from 1, of the elements that it is in; 0 outside of all arrays. With
-/// at most n elements an array keeps the bytes of rank n and less, and this holds for arrays in arrays too.
-struct Arrays<'a> {
-    open: Vec<Open>,
-    rank: usize,
-    /// Of higher rank than this all is lost.
-    limit: usize,
-    /// The rest of the innermost array is lost.
-    lost: Option<Lost>,
-    cuts: Vec<Range<usize>>,
-    protected: core::iter::Peekable<core::slice::Iter<'a, Range<usize>>>,
-    weights: Option<Weights<'a>>,
-}
-
-#[derive(Clone, Copy)]
-struct Lost {
-    from: usize,
-    /// The arrays that are open in what is lost.
-    nested: usize,
-}
-
-/// How many bytes there are of each rank.
-struct Weights<'a> {
-    /// Those of a rank that cannot be kept any more are popped.
-    bytes: Vec<u32>,
-    /// The sum of `bytes`.
-    total: usize,
+/// A byte's rank is the largest of the positions, counted from 1, of the elements that it is in; 0 outside of all arrays. If
+/// no array may have more than n elements, the bytes of rank n and less are kept: that holds for arrays in arrays too.
+/// So one walk that adds up the bytes of each rank finds the largest n.
+struct Ranks<'a> {
     max: usize,
+    /// How many bytes have each rank, those that can still be kept.
+    bytes: Vec<u32>,
+    /// The sum of `bytes`. Where it exceeds `max`, the last ranks are dropped.
+    total: usize,
+    /// The largest rank that can still be kept.
+    limit: usize,
     /// Bytes before this are counted.
     from: usize,
-    /// Counted as if they had [`LONG`] bytes.
+    /// The rank of what comes now.
+    rank: usize,
+    open: Vec<Open>,
+    /// In what is too much of an array: how many arrays are open inside of that.
+    lost: Option<usize>,
+    steps: Vec<Step>,
+    /// Still to come: counted as if they had [`LONG`] bytes.
     long: &'a [Text],
+    /// Still to come, or not over: arrays in them are not shortened.
+    protected: &'a [Range<usize>],
 }
 
 /// An open bracket.
@@ -419,24 +403,65 @@ struct Open {
     rank: usize,
     /// The position, from 1, of the element that is being read, in an array that may be shortened; otherwise 0.
     element: usize,
+    /// Whether there is a step in it.
+    has_step: bool,
 }
 
-impl<'a> Arrays<'a> {
-    fn new(protected: &'a [Range<usize>], limit: usize) -> Self {
+/// Where the rank rises in an array, or, as rank 0, where such an array ends.
+struct Step {
+    at: u32,
+    rank: u32,
+    depth: u32,
+}
+
+impl<'a> Ranks<'a> {
+    fn new(max: usize, long: &'a [Text], protected: &'a [Range<usize>]) -> Self {
         Self {
-            open: Vec::new(),
+            max,
+            bytes: alloc::vec![0],
+            total: 0,
+            limit: usize::MAX,
+            from: 0,
             rank: 0,
-            limit,
+            open: Vec::new(),
             lost: None,
-            cuts: Vec::new(),
-            protected: protected.iter().peekable(),
-            weights: None,
+            steps: Vec::new(),
+            long,
+            protected,
         }
     }
 
+    /// The largest number of elements that fits; `None` if not even empty arrays do.
+    fn fitting(&self) -> Option<usize> {
+        (self.total <= self.max).then(|| self.bytes.len() - 1)
+    }
+
+    /// What is too much if an array may have `limit` elements, in order; nothing inside of what is too much already.
+    fn cuts(&self, limit: usize) -> Vec<Range<usize>> {
+        let mut cuts = Vec::new();
+        let mut lost: Option<&Step> = None;
+        for step in &self.steps {
+            match lost {
+                Some(first) if step.rank == 0 && step.depth == first.depth => {
+                    if first.at < step.at {
+                        cuts.push(first.at as usize..step.at as usize);
+                    }
+                    lost = None;
+                }
+                None if step.rank as usize > limit => lost = Some(step),
+                _ => {}
+            }
+        }
+        cuts
+    }
+
     fn is_protected(&mut self, at: usize) -> bool {
-        while self.protected.next_if(|range| range.end <= at).is_some() {}
-        self.protected.peek().is_some_and(|range| range.start <= at)
+        while let [first, rest @ ..] = self.protected
+            && first.end <= at
+        {
+            self.protected = rest;
+        }
+        self.protected.first().is_some_and(|range| range.start <= at)
     }
 
     #[inline(always)]
@@ -444,95 +469,85 @@ impl<'a> Arrays<'a> {
         self.open.last().is_some_and(|open| open.element > 0)
     }
 
-    /// Counts the bytes up to `to`.
-    #[inline(always)]
-    fn weigh(&mut self, to: usize) {
-        if let Some(weights) = &mut self.weights {
-            weights.add(self.rank, to, &mut self.limit);
-        }
-    }
-
-    /// What comes at `at` has this rank.
-    #[inline(always)]
-    fn enter(&mut self, rank: usize, at: usize) {
-        self.rank = rank;
-        if rank > self.limit {
-            self.lost = Some(Lost { from: at, nested: 0 });
-        }
-    }
-
     #[inline(always)]
     fn open(&mut self, at: usize, bracket: u8) {
         let is_array = bracket == b'[' && !self.is_protected(at);
-        self.open.push(Open { rank: self.rank, element: usize::from(is_array) });
-        if is_array {
-            self.weigh(at + 1);
-            self.enter(self.rank.max(1), at + 1);
+        self.open.push(Open { rank: self.rank, element: usize::from(is_array), has_step: false });
+        if is_array && self.rank == 0 {
+            self.rise(1, at + 1);
         }
     }
 
     #[inline(always)]
     fn close(&mut self, at: usize) {
         let Some(open) = self.open.pop() else { return };
-        if open.element > 0 {
-            self.weigh(at);
-            if let Some(lost) = self.lost.take()
-                && lost.from < at
-            {
-                self.cuts.push(lost.from..at);
-            }
+        if open.has_step {
+            self.count(at);
             self.rank = open.rank;
+            self.steps.push(Step { at: at as u32, rank: 0, depth: self.open.len() as u32 });
         }
+        self.lost = None;
     }
 
     /// In an array.
     #[inline(always)]
     fn comma(&mut self, at: usize) {
-        self.weigh(at);
         if let Some(open) = self.open.last_mut() {
             open.element += 1;
-            let rank = open.rank.max(open.element);
-            self.enter(rank, at);
+            if open.element > self.rank {
+                let rank = open.element;
+                self.rise(rank, at);
+            }
         }
     }
-}
 
-impl Weights<'_> {
     #[inline(always)]
-    fn add(&mut self, rank: usize, to: usize, limit: &mut usize) {
+    fn rise(&mut self, rank: usize, at: usize) {
+        self.count(at);
+        self.rank = rank;
+        let depth = self.open.len() - 1;
+        self.open[depth].has_step = true;
+        self.steps.push(Step { at: at as u32, rank: rank as u32, depth: depth as u32 });
+        if rank > self.limit {
+            self.lost = Some(0);
+        }
+    }
+
+    /// Adds the bytes up to `to`, which have the current rank.
+    #[inline(always)]
+    fn count(&mut self, to: usize) {
         let mut bytes = to - self.from;
         let from = core::mem::replace(&mut self.from, to);
-        while let [first, rest @ ..] = self.long {
-            if first.first() >= to {
-                break;
-            }
+        while let [first, rest @ ..] = self.long
+            && first.first() < to
+        {
             if first.first() >= from {
                 bytes -= first.len() - LONG;
             }
             self.long = rest;
         }
-        if rank > *limit {
+        if self.rank > self.limit {
             return;
         }
-        if self.bytes.len() <= rank {
-            self.bytes.resize(rank + 1, 0);
+        if self.bytes.len() <= self.rank {
+            self.bytes.resize(self.rank + 1, 0);
         }
-        self.bytes[rank] += bytes as u32;
+        self.bytes[self.rank] += bytes as u32;
         self.total += bytes;
         while self.total > self.max && self.bytes.len() > 1 {
             self.total -= self.bytes.pop().unwrap_or(0) as usize;
-            *limit = self.bytes.len() - 1;
+            self.limit = self.bytes.len() - 1;
         }
     }
 }
 
-instantiate!(fn walk_arrays(json: &[u8], arrays: &mut Arrays<'_>) = walk_arrays_by);
+instantiate!(fn walk(json: &[u8], ranks: &mut Ranks<'_>) = walk_by);
 
 /// # Safety
 ///
 /// What `L` wants of the machine.
 #[inline(always)]
-unsafe fn walk_arrays_by<L: Lanes>(json: &[u8], arrays: &mut Arrays<'_>) {
+unsafe fn walk_by<L: Lanes>(json: &[u8], ranks: &mut Ranks<'_>) {
     let mut carry = Carry::default();
     let mut base = 0;
     let mut padded = [0; BLOCK];
@@ -553,39 +568,39 @@ unsafe fn walk_arrays_by<L: Lanes>(json: &[u8], arrays: &mut Arrays<'_>) {
         };
         let mut left = u64::MAX;
         loop {
-            if let Some(lost) = &mut arrays.lost {
+            if let Some(nested) = &mut ranks.lost {
                 // Only the bracket that closes the array matters, and only square ones to find it.
                 // SAFETY: by this function's contract.
                 let (opens, closes) =
                     unsafe { (opening & block.eq(b'[') & left, closing & block.eq(b']') & left) };
                 let (opened, closed) = (opens.count_ones() as usize, closes.count_ones() as usize);
-                if lost.nested >= closed {
-                    lost.nested = lost.nested + opened - closed;
+                if *nested >= closed {
+                    *nested = *nested + opened - closed;
                     break;
                 }
                 let bit = (opens | closes).trailing_zeros();
                 if opens >> bit & 1 == 1 {
-                    lost.nested += 1;
-                } else if lost.nested > 0 {
-                    lost.nested -= 1;
+                    *nested += 1;
+                } else if *nested > 0 {
+                    *nested -= 1;
                 } else {
-                    arrays.close(base + bit as usize);
+                    ranks.close(base + bit as usize);
                 }
                 left = (u64::MAX << bit) << 1;
                 continue;
             }
-            let wanted = (opening | closing | if arrays.in_array() { commas } else { 0 }) & left;
+            let wanted = (opening | closing | if ranks.in_array() { commas } else { 0 }) & left;
             if wanted == 0 {
                 break;
             }
             let bit = wanted.trailing_zeros();
             let at = base + bit as usize;
             if opening >> bit & 1 == 1 {
-                arrays.open(at, bytes[bit as usize % BLOCK]);
+                ranks.open(at, bytes[bit as usize % BLOCK]);
             } else if closing >> bit & 1 == 1 {
-                arrays.close(at);
+                ranks.close(at);
             } else {
-                arrays.comma(at);
+                ranks.comma(at);
             }
             left = (u64::MAX << bit) << 1;
         }
@@ -596,7 +611,7 @@ unsafe fn walk_arrays_by<L: Lanes>(json: &[u8], arrays: &mut Arrays<'_>) {
             carry.escaped = 0;
         }
     }
-    arrays.weigh(json.len());
+    ranks.count(json.len());
 }
 
 /// The values that `names` name (see [`Shape::protect`]), in order; nothing inside of another.
