@@ -117,6 +117,28 @@ pub(super) trait Lanes: Copy {
     unsafe fn eq_folded(self, byte: u8) -> u64;
     /// Bit i of the result is the parity of bits 0 to i.
     unsafe fn prefix_xor(mask: u64) -> u64;
+    /// Whether `extract` and `spread` are single instructions.
+    const HAS_BIT_MOVES: bool = false;
+    /// The bits of `value` where `mask` has one, moved together at the low end.
+    unsafe fn extract(value: u64, mask: u64) -> u64 {
+        extract(value, mask)
+    }
+    /// The low eight bits, each in a byte of its own.
+    unsafe fn spread(value: u64) -> u64 {
+        (0..8).map(|bit| (value >> bit & 1) << (8 * bit)).sum()
+    }
+}
+
+#[inline(always)]
+fn extract(value: u64, mut mask: u64) -> u64 {
+    let mut bits = 0;
+    let mut to = 0;
+    while mask != 0 {
+        bits |= (value >> mask.trailing_zeros() & 1) << to;
+        to += 1;
+        mask &= mask - 1;
+    }
+    bits
 }
 
 #[derive(Clone, Copy)]
@@ -273,6 +295,17 @@ mod x86 {
                 self.mask(|v| _mm256_cmpeq_epi8(_mm256_or_si256(v, fold), byte))
             }
         }
+        const HAS_BIT_MOVES: bool = true;
+        #[inline(always)]
+        unsafe fn spread(value: u64) -> u64 {
+            // SAFETY: the machine has BMI2, by the trait's contract.
+            unsafe { _pdep_u64(value, 0x0101_0101_0101_0101) }
+        }
+        #[inline(always)]
+        unsafe fn extract(value: u64, mask: u64) -> u64 {
+            // SAFETY: the machine has BMI2, by the trait's contract.
+            unsafe { _pext_u64(value, mask) }
+        }
         #[inline(always)]
         unsafe fn prefix_xor(mask: u64) -> u64 {
             // SAFETY: the machine has carry-less multiplication, by the trait's contract. A product with all ones
@@ -410,6 +443,12 @@ mod tests {
         masks
     }
 
+    unsafe fn bit_moves<L: Lanes>(value: u64, mask: u64) -> (u64, u64) {
+        // SAFETY: by this function's contract.
+        unsafe { (L::extract(value, mask), L::spread(value)) }
+    }
+    instantiate!(fn bit_moves_by(value: u64, mask: u64) -> (u64, u64) = bit_moves);
+
     unsafe fn masks<L: Lanes>(block: &[u8; BLOCK], in_string: bool, escaped: bool) -> [u64; 6] {
         let mut carry = Carry { in_string: if in_string { u64::MAX } else { 0 }, escaped: escaped.into() };
         // SAFETY: by this function's contract.
@@ -433,6 +472,18 @@ mod tests {
             for scanner in Scanner::all() {
                 let got = masks_by(scanner, &block, in_string, escaped);
                 proptest::prop_assert_eq!(got, naive(&block, in_string, escaped), "{:?}", scanner);
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_scanner_moves_bits_alike(value: u64, mask: u64) {
+            let bits: Vec<u64> = (0..64).filter(|bit| mask >> bit & 1 == 1).map(|bit| value >> bit & 1).collect();
+            let extracted = bits.iter().rev().fold(0, |bits, bit| bits << 1 | bit);
+            let spread = u64::from_le_bytes(std::array::from_fn(|bit| (value >> bit) as u8 & 1));
+            for scanner in Scanner::all() {
+                proptest::prop_assert_eq!(bit_moves_by(scanner, value, mask), (extracted, spread), "{:?}", scanner);
             }
         }
     }

@@ -114,38 +114,97 @@ pub(super) fn write(json: &[u8], cut: &TailCut, out: &mut Vec<u8>) -> Truncation
 
 instantiate!(pub(super) fn cut(json: &[u8], max: usize) -> TailCut = cut_by);
 
-/// The brackets that are open: the bytes themselves, the innermost last.
+/// The brackets that are open.
 struct Open {
-    brackets: [u8; MAX_DEPTH + 1],
+    /// From the outermost: 1 for an object, 0 for an array. From `depth` up they mean nothing; the last eight never do.
+    objects: [u8; MAX_DEPTH + 9],
+    /// At most [`MAX_DEPTH`]; a stray closing bracket, which only invalid input has, wraps.
     depth: u8,
 }
 
+/// For eight brackets in a row, by which of them close: how many that were open before they close, and which of them stay
+/// open. So eight brackets cost the same whatever they are, without a branch to mispredict.
+static NET: [(u8, u8); 256] = {
+    let mut table = [(0, 0); 256];
+    let mut closing = 0;
+    while closing < 256 {
+        let (mut closed, mut stay, mut bit) = (0, 0_u8, 0);
+        while bit < 8 {
+            if closing >> bit & 1 == 0 {
+                stay |= 1 << bit;
+            } else if stay == 0 {
+                closed += 1;
+            } else {
+                stay &= !(1 << (7 - stay.leading_zeros()));
+            }
+            bit += 1;
+        }
+        table[closing] = (closed, stay);
+        closing += 1;
+    }
+    table
+};
+
 impl Open {
-    /// Below 128, so that no index is out of bounds. A stray closing bracket, which only invalid input has, wraps.
+    /// The brackets of a block, in order. The caller has seen to it that they cannot go deeper than [`MAX_DEPTH`].
+    ///
+    /// # Safety
+    ///
+    /// What `L` wants of the machine.
     #[inline(always)]
-    fn slot(&mut self) -> &mut u8 {
-        &mut self.brackets[usize::from(self.depth) % (MAX_DEPTH + 1)]
+    unsafe fn apply<L: Lanes>(&mut self, bytes: &[u8; BLOCK], block: L, closing: u64, brackets: u64) {
+        // With few, one by one is faster.
+        if !L::HAS_BIT_MOVES || brackets.count_ones() <= 3 {
+            return self.apply_one_by_one(bytes, closing, brackets);
+        }
+        // SAFETY: by this function's contract.
+        let (mut closed, mut opened) =
+            unsafe { (L::extract(closing, brackets), L::extract(block.eq(b'{'), brackets)) };
+        let mut depth = self.depth;
+        let mut count = brackets.count_ones();
+        loop {
+            let (closes, stay) = NET[closed as usize % 256];
+            let stay = u64::from(stay) & ((1 << count.min(8)) - 1);
+            // SAFETY: as above.
+            let kinds = unsafe { L::spread(L::extract(opened, stay)) };
+            let Some(below) = depth.checked_sub(closes) else {
+                // Only invalid input closes more than it opened.
+                return self.apply_one_by_one(bytes, closing, brackets);
+            };
+            let first = usize::from(below) % (MAX_DEPTH + 1);
+            self.objects[first..first + 8].copy_from_slice(&kinds.to_le_bytes());
+            depth = below + stay.count_ones() as u8;
+            if count <= 8 {
+                break;
+            }
+            count -= 8;
+            closed >>= 8;
+            opened >>= 8;
+        }
+        self.depth = depth;
     }
 
-    /// `brackets` of the block at the start of `bytes`, in order. The caller has seen to it that they cannot go
-    /// deeper than [`MAX_DEPTH`].
     #[inline(always)]
-    fn apply(&mut self, bytes: &[u8; BLOCK], brackets: u64, opening: u64) {
+    fn apply_one_by_one(&mut self, bytes: &[u8; BLOCK], closing: u64, brackets: u64) {
         let mut depth = self.depth;
         let mut left = brackets;
         while left != 0 {
             let at = left.trailing_zeros();
-            // The slot is free: if the bracket closes, it is written over by the next one that opens.
-            self.brackets[usize::from(depth) % (MAX_DEPTH + 1)] = bytes[at as usize % BLOCK];
-            let opens = (opening >> at) as u8 & 1;
-            depth = depth.wrapping_add(opens * 2).wrapping_sub(1);
+            // If it closes, the next one that opens writes over this.
+            self.objects[usize::from(depth) % (MAX_DEPTH + 1)] = u8::from(bytes[at as usize % BLOCK] == b'{');
+            depth = depth.wrapping_add(1).wrapping_sub((closing >> at) as u8 % 2 * 2);
             left &= left - 1;
         }
         self.depth = depth;
     }
 
+    /// Whether the bracket at this depth is an object's.
+    fn is_object_at(&self, depth: u8) -> bool {
+        self.objects[usize::from(depth) % (MAX_DEPTH + 1)] == 1
+    }
+
     fn is_object(&self) -> bool {
-        self.depth > 0 && self.brackets[usize::from(self.depth - 1)] == b'{'
+        self.depth > 0 && self.is_object_at(self.depth - 1)
     }
 }
 
@@ -169,7 +228,7 @@ struct Limit {
 /// What `L` wants of the machine.
 #[inline(always)]
 unsafe fn cut_by<L: Lanes>(json: &[u8], max: usize) -> TailCut {
-    let mut open = Open { brackets: [0; MAX_DEPTH + 1], depth: 0 };
+    let mut open = Open { objects: [0; MAX_DEPTH + 9], depth: 0 };
     let mut carry = Carry::default();
     let mut base = 0;
     let mut quote = 0;
@@ -178,11 +237,13 @@ unsafe fn cut_by<L: Lanes>(json: &[u8], max: usize) -> TailCut {
         let before = carry;
         let bytes = block_at(json, base, &mut padded);
         // SAFETY: by this function's contract.
-        let (Strings { quotes, inside }, opening, closing) = unsafe {
+        let (block, Strings { quotes, inside }) = unsafe {
             let block = L::load(bytes);
-            let strings = carry.strings::<L>(block);
-            (strings, block.eq_folded(b'{') & !strings.inside, block.eq_folded(b'}') & !strings.inside)
+            (block, carry.strings::<L>(block))
         };
+        // SAFETY: as above.
+        let (opening, closing) =
+            unsafe { (block.eq_folded(b'{') & !inside, block.eq_folded(b'}') & !inside) };
         let brackets = opening | closing;
         let count = brackets.count_ones();
         let depth = u32::from(open.depth);
@@ -202,7 +263,8 @@ unsafe fn cut_by<L: Lanes>(json: &[u8], max: usize) -> TailCut {
                 return cut;
             }
         } else {
-            open.apply(bytes, brackets, opening);
+            // SAFETY: as above.
+            unsafe { open.apply(bytes, block, closing, brackets) };
         }
         let opened = quotes & inside;
         if opened != 0 {
@@ -257,7 +319,7 @@ impl LastBlock<'_> {
                 if usize::from(open.depth) == MAX_DEPTH || at + 2 + usize::from(open.depth) > max {
                     return Some(self.limit(at).cut(json, max, open));
                 }
-                *open.slot() = self.bytes[bit];
+                open.objects[usize::from(open.depth) % (MAX_DEPTH + 1)] = u8::from(self.bytes[bit] == b'{');
                 open.depth += 1;
             } else {
                 if open.depth == 0 {
@@ -359,9 +421,8 @@ fn build(keep: usize, in_string: bool, open: &Open) -> TailCut {
     let mut closers = [0; MAX_DEPTH + 1];
     closers[0] = b'"';
     let first = usize::from(in_string);
-    let brackets = &open.brackets[..usize::from(open.depth)];
-    for (closer, bracket) in closers[first..].iter_mut().zip(brackets.iter().rev()) {
-        *closer = if *bracket == b'{' { b'}' } else { b']' };
+    for (closer, depth) in closers[first..].iter_mut().zip((0..open.depth).rev()) {
+        *closer = if open.is_object_at(depth) { b'}' } else { b']' };
     }
     TailCut { keep, closers, closer_count: open.depth + first as u8 }
 }
