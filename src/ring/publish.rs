@@ -572,10 +572,11 @@ impl<P: Payload> Exclusive<P> {
         }
         let end = first + n as u64;
         let shared = &*self.publisher.0.shared;
+        let view = shared.slots.view();
         shared.slots.claim_exclusive(end - 1);
         for at in 0..n {
-            shared.slots.write_exclusive(self.next, self.slot, |words| fill(at, words));
-            self.slot = shared.slots.after(self.slot);
+            view.write_exclusive(self.next, self.slot, |words| fill(at, words));
+            self.slot = view.after(self.slot);
             self.next += 1;
         }
         shared.notify();

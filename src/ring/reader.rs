@@ -148,7 +148,7 @@ impl<P: Payload> Reader<P> {
         look: impl FnOnce(u64, &[AtomicU64], &mut P::Buffer) -> R,
     ) -> Result<Read<(u64, R)>, TryReadError> {
         let seen = if self.filter.is_some() { self.skip_unwanted() } else { Ok(()) };
-        let slots = &self.handle.shared.slots;
+        let slots = self.handle.shared.slots.view();
         let next = self.next;
         match seen.and_then(|()| slots.read(next, self.slot, |words| look(next, words, &mut self.buffer))) {
             Ok(result) => {
@@ -162,9 +162,10 @@ impl<P: Payload> Reader<P> {
 
     /// Goes on to the first event that the filter wants, or to a slot without the event that it should have,
     /// whose stamp is returned.
+    #[inline(never)]
     fn skip_unwanted(&mut self) -> Result<(), u64> {
         let Some(filter) = self.filter.as_deref() else { return Ok(()) };
-        let slots = &self.handle.shared.slots;
+        let slots = self.handle.shared.slots.view();
         let (mut next, mut slot) = (self.next, self.slot);
         let seen = loop {
             match slots.read(next, slot, |words| wants(filter, P::tag(words))) {

@@ -13,6 +13,7 @@
 //! - `abandoned`: the highest seq of that slot whose publisher found it in writing and gave the seq up.
 
 use alloc::vec::Vec;
+use core::hint::black_box;
 use core::marker::PhantomData;
 use core::sync::atomic::Ordering::Relaxed;
 
@@ -83,6 +84,68 @@ pub(crate) struct Slots<P> {
     payload: PhantomData<fn(P) -> P>,
 }
 
+/// The slots by themselves. A copy of it stays in registers, where what [`Slots`] holds is loaded again after every
+/// access to an atomic word.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a, P> {
+    /// `capacity * stride` of them.
+    words: &'a [AtomicU64],
+    capacity: u64,
+    stride: usize,
+    payload: PhantomData<fn(P) -> P>,
+}
+
+impl<'a, P: Payload> View<'a, P> {
+    /// The slot after `slot`.
+    #[inline(always)]
+    pub(crate) fn after(&self, slot: u64) -> u64 {
+        // The black box keeps this a branch, which is predicted: the next event would wait for a conditional move.
+        if slot + 1 == self.capacity { black_box(0) } else { slot + 1 }
+    }
+
+    /// Stamp and payload of a slot.
+    #[inline(always)]
+    fn slot(&self, slot: u64) -> (&'a AtomicU64, &'a [AtomicU64]) {
+        assert!(slot < self.capacity);
+        let at = slot as usize * self.stride;
+        // SAFETY: there are `stride` words, and at least one, for each slot below `capacity`.
+        unsafe { (self.words.get_unchecked(at), self.words.get_unchecked(at + 1..at + self.stride)) }
+    }
+
+    /// Writes the event of the only publisher there is.
+    #[inline(always)]
+    pub(crate) fn write_exclusive(&self, seq: u64, slot: u64, fill: impl FnOnce(&[AtomicU64])) {
+        let (stamp, words) = self.slot(slot);
+        stamp.store(seq << 1 | WRITING, Relaxed);
+        Slots::<P>::fill(stamp, words, seq, fill, &mut |_, _| ());
+    }
+
+    /// Looks at the event of `next`, whose slot is `slot`. What `read` saw is thrown away if a publisher came
+    /// meanwhile: the slot's stamp is returned then, or when the event is not there, for [`absent`](Slots::absent).
+    #[inline(always)]
+    pub(crate) fn read<R>(
+        &self,
+        next: u64,
+        slot: u64,
+        read: impl FnOnce(&[AtomicU64]) -> R,
+    ) -> Result<R, u64> {
+        let (stamp, words) = self.slot(slot);
+        // read:A, with commit:R.
+        let seen = stamp.load(READ_A.order());
+        if seen != next << 1 {
+            return Err(seen);
+        }
+        let result = read(words);
+        // read:F, with write:F. Without it, the second look at the stamp could come before the words.
+        READ_F.fence();
+        let seen = stamp.load(Relaxed);
+        if seen != next << 1 {
+            return Err(seen);
+        }
+        Ok(result)
+    }
+}
+
 impl<P: Payload> Slots<P> {
     /// `stride` is in words, and at least 1. All the memory of the ring is taken and touched here.
     pub(crate) fn new(capacity: u64, stride: usize, first_seq: u64) -> Result<Self, ConfigError> {
@@ -147,20 +210,19 @@ impl<P: Payload> Slots<P> {
         seq - quotient * self.capacity
     }
 
-    /// The slot after `slot`.
+    /// The slots, to go through many of them.
     #[inline(always)]
-    pub(crate) fn after(&self, slot: u64) -> u64 {
-        if slot + 1 == self.capacity { 0 } else { slot + 1 }
+    pub(crate) fn view(&self) -> View<'_, P> {
+        let at = self.base + SLOTS;
+        // SAFETY: `words` is as long as its comment says, so that from `at` on it has so many.
+        let words = unsafe { self.words.get_unchecked(at..at + self.capacity as usize * self.stride()) };
+        View { words, capacity: self.capacity, stride: self.stride(), payload: PhantomData }
     }
 
     /// Stamp and payload of a slot.
     #[inline(always)]
     pub(super) fn slot(&self, slot: u64) -> (&AtomicU64, &[AtomicU64]) {
-        assert!(slot < self.capacity);
-        let at = self.base + SLOTS + slot as usize * self.stride();
-        // SAFETY: `words` is as long as its comment says, so that each slot below `capacity` lies in it, whose
-        // first word is the stamp.
-        unsafe { (self.words.get_unchecked(at), self.words.get_unchecked(at + 1..at + self.stride())) }
+        self.view().slot(slot)
     }
 
     // ---- Publishing.
@@ -263,14 +325,6 @@ impl<P: Payload> Slots<P> {
         self.abandoned(self.slot_of(seq)).fetch_max(seq, Relaxed);
     }
 
-    /// Writes the event of the only publisher there is.
-    #[inline(always)]
-    pub(crate) fn write_exclusive(&self, seq: u64, slot: u64, fill: impl FnOnce(&[AtomicU64])) {
-        let (stamp, words) = self.slot(slot);
-        stamp.store(seq << 1 | WRITING, Relaxed);
-        Self::fill(stamp, words, seq, fill, &mut |_, _| ());
-    }
-
     #[inline(always)]
     fn fill(
         stamp: &AtomicU64,
@@ -288,31 +342,6 @@ impl<P: Payload> Slots<P> {
     }
 
     // ---- Reading.
-
-    /// Looks at the event of `next`, whose slot is `slot`. What `read` saw is thrown away if a publisher came
-    /// meanwhile: the slot's stamp is returned then, or when the event is not there, for [`absent`](Self::absent).
-    #[inline(always)]
-    pub(crate) fn read<R>(
-        &self,
-        next: u64,
-        slot: u64,
-        read: impl FnOnce(&[AtomicU64]) -> R,
-    ) -> Result<R, u64> {
-        let (stamp, words) = self.slot(slot);
-        // read:A, with commit:R.
-        let seen = stamp.load(READ_A.order());
-        if seen != next << 1 {
-            return Err(seen);
-        }
-        let result = read(words);
-        // read:F, with write:F. Without it, the second look at the stamp could come before the words.
-        READ_F.fence();
-        let seen = stamp.load(Relaxed);
-        if seen != next << 1 {
-            return Err(seen);
-        }
-        Ok(result)
-    }
 
     /// What it means that the slot of `next` has this stamp.
     pub(crate) fn absent(&self, next: u64, slot: u64, stamp: u64) -> Absent {
