@@ -1,14 +1,15 @@
 //! What truncation costs, beside a bare scan of the same bytes and beside the naive way, in one run.
 //!
-//! `cargo bench --bench truncate`. Each row is one input. The tail cut has a budget of 90 % and its GB/s are of the bytes that it
-//! must read, which is the budget; the shape has a budget of 50 % and must read the whole. `memchr` looks for a byte that
-//! is not there: the machine's own speed. The naive way parses to `serde_json::Value`, trims in one walk, and
-//! writes. The contestants take turns, in many short rounds; a figure is the median of its rounds, and a ratio the median of the
-//! rounds' own ratios. The tail cut is the finding of it: to cut in place costs no more than its closers. The shape is written to a
-//! buffer that is reused.
+//! `cargo bench --bench truncate`. Each row is one input. The tail cut has a budget of 90 % and its GB/s are
+//! of the bytes that it must read, which is the budget; the shape has a budget of 50 % and must read the
+//! whole. `memchr` looks for a byte that is not there: the machine's own speed. The naive way parses to
+//! `serde_json::Value`, trims in one walk, and writes. The contestants take turns, in many short rounds; a
+//! figure is the median of its rounds, and a ratio the median of the rounds' own ratios. The tail cut is the
+//! finding of it: to cut in place costs no more than its closers. The shape is written to a buffer that is
+//! reused.
 //!
-//! The real events come from `examples/telemetry.ndjson`, or from the recording that `LAPWING_TELEMETRY` names: of
-//! those that `serde_json::Value` accepts, the one next in size.
+//! The real events come from `examples/telemetry.ndjson`, or from the recording that `LAPWING_TELEMETRY`
+//! names: of those that `serde_json::Value` accepts, the one next in size.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -16,7 +17,8 @@ use std::time::{Duration, Instant};
 use lapwing::truncate::{shape, tail};
 use serde_json::Value;
 
-/// The least GB/s of the tail cut and of the shape, and how many times as fast as the naive way the tail cut is.
+/// The least GB/s of the tail cut and of the shape, and how many times as fast as the naive way the tail cut
+/// is.
 struct Goals {
     tail: f64,
     shape: f64,

@@ -1,4 +1,5 @@
-//! The tail cut: every scanner against the portable one, and against a list of all allowed cuts and `serde_json`.
+//! The tail cut: every scanner against the portable one, and against a list of all allowed cuts and
+//! `serde_json`.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

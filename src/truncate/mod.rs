@@ -12,31 +12,31 @@
 //! ```
 //!
 //! - [`utf8`] and [`utf8_marked`] cut text.
-//! - [`tail`] cuts the end of a JSON document off: one scan of what is kept. For hot paths, small budgets and very large
-//!   inputs.
-//! - [`shape`] keeps every key and the structure, and shortens the longest strings. [`Shape`] adds a marker, and
-//!   keys that are shortened last.
+//! - [`tail`] cuts the end of a JSON document off: one scan of what is kept. For hot paths, small budgets and
+//!   very large inputs.
+//! - [`shape`] keeps every key and the structure, and shortens the longest strings. [`Shape`] adds a marker,
+//!   and keys that are shortened last.
 //! - [`json`] chooses between the two by the budget.
 //!
 //! # What is promised
 //!
-//! - Budgets count bytes. An input that has no more bytes than the budget is not touched, so truncating twice to the same
-//!   budget changes nothing the second time.
+//! - Budgets count bytes. An input that has no more bytes than the budget is not touched, so truncating twice
+//!   to the same budget changes nothing the second time.
 //! - What is kept is kept as it is spelled: the order of keys, duplicate keys, numbers, escapes, white space.
-//! - Valid in, valid out: whatever accepted the input as raw JSON accepts the result. An unpaired surrogate escape
-//!   of the input is carried as it is. No character, escape or surrogate pair is split.
-//! - Nothing is validated here: that is the caller's, once, at the edge. Invalid input gives an invalid result, within
-//!   the budget, and never a panic.
+//! - Valid in, valid out: whatever accepted the input as raw JSON accepts the result. An unpaired surrogate
+//!   escape of the input is carried as it is. No character, escape or surrogate pair is split.
+//! - Nothing is validated here: that is the caller's, once, at the edge. Invalid input gives an invalid
+//!   result, within the budget, and never a panic.
 //! - Every machine gives the same result.
 //!
 //! # How
 //!
-//! A scanner turns 64 bytes into bit masks of quotes, backslashes and brackets: with AVX2 where the machine has it, SSE2 on
-//! any other x86-64, ordinary integers elsewhere. The method of telling strings from structure by a running parity of the quotes is
-//! simdjson's (Langdale and Lemire, *Parsing Gigabytes of JSON per Second*, 2019). `memchr` alone finds each quote
-//! faster than that, but stops at each: on structure and on escaped text it is 5 to 20 times slower, on
-//! long strings as fast as the memory. So the scanner hands over to `memchr2` inside a string after two blocks
-//! without a backslash, and takes over again behind it.
+//! A scanner turns 64 bytes into bit masks of quotes, backslashes and brackets: with AVX2 where the machine
+//! has it, SSE2 on any other x86-64, ordinary integers elsewhere. The method of telling strings from
+//! structure by a running parity of the quotes is simdjson's (Langdale and Lemire, *Parsing Gigabytes of JSON
+//! per Second*, 2019). `memchr` alone finds each quote faster than that, but stops at each: on structure and
+//! on escaped text it is 5 to 20 times slower, on long strings as fast as the memory. So the scanner hands
+//! over to `memchr2` inside a string after two blocks without a backslash, and takes over again behind it.
 
 mod scan;
 mod shape;
@@ -132,8 +132,9 @@ impl core::error::Error for Error {}
 /// The smallest budget for which [`json`] tries to keep the shape.
 pub const SHAPE_FROM: usize = 4096;
 
-/// Truncates a JSON document to `max` bytes, appended to `out`: by [`shape`] for budgets of [`SHAPE_FROM`] bytes and up, by
-/// [`tail`] below. `None` if it fits: then nothing was appended, and `json` can be used as it is.
+/// Truncates a JSON document to `max` bytes, appended to `out`: by [`shape`] for budgets of [`SHAPE_FROM`]
+/// bytes and up, by [`tail`] below. `None` if it fits: then nothing was appended, and `json` can be used as
+/// it is.
 ///
 /// ```
 /// let json = format!(r#"{{"url":"/a","body":"{}","status":200}}"#, "x".repeat(10_000));
@@ -146,8 +147,8 @@ pub const SHAPE_FROM: usize = 4096;
 ///
 /// # Errors
 ///
-/// [`Error::InputTooLarge`] for inputs of 4 GiB and more, [`Error::BudgetTooSmall`] if the input does not fit and
-/// `max` cannot hold `null` either. `out` is as it was.
+/// [`Error::InputTooLarge`] for inputs of 4 GiB and more, [`Error::BudgetTooSmall`] if the input does not fit
+/// and `max` cannot hold `null` either. `out` is as it was.
 pub fn json(json: &[u8], max: usize, out: &mut alloc::vec::Vec<u8>) -> Result<Option<Truncation>, Error> {
     if max < SHAPE_FROM { tail_into(json, max, out) } else { shape(json, max, out) }
 }

@@ -1,7 +1,7 @@
 //! The scanner: 64 bytes become 64-bit masks, one bit a byte, lowest bit first.
 //!
-//! Three forms of [`Lanes`] give the same masks. Everything built on them is written once, generic over the form,
-//! and instantiated per form by [`instantiate!`].
+//! Three forms of [`Lanes`] give the same masks. Everything built on them is written once, generic over the
+//! form, and instantiated per form by [`instantiate!`].
 
 /// Bytes that one step of the scanner looks at.
 pub(super) const BLOCK: usize = 64;
@@ -80,7 +80,8 @@ macro_rules! instantiate {
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt,pclmulqdq")]
             fn avx2($($arg: $ty),*) $(-> $ret)? {
-                // SAFETY: `Avx2` wants the features that this function is compiled with, so its caller has them.
+                // SAFETY: `Avx2` wants the features that this function is compiled with, so its caller has
+                // them.
                 unsafe { $body::<$crate::truncate::scan::Avx2>($($arg),*) }
             }
             match scanner {
@@ -308,8 +309,9 @@ mod x86 {
         }
         #[inline(always)]
         unsafe fn prefix_xor(mask: u64) -> u64 {
-            // SAFETY: the machine has carry-less multiplication, by the trait's contract. A product with all ones
-            // adds, without carries, every shift of `mask`: that is the parity of all bits up to each one.
+            // SAFETY: the machine has carry-less multiplication, by the trait's contract. A product with all
+            // ones adds, without carries, every shift of `mask`: that is the parity of all bits up to each
+            // one.
             unsafe {
                 let product = _mm_clmulepi64_si128(_mm_set_epi64x(0, mask as i64), _mm_set1_epi8(-1), 0);
                 _mm_cvtsi128_si64(product) as u64
@@ -355,11 +357,11 @@ impl Carry {
     }
 }
 
-/// The bytes that a backslash escapes: in each run of backslashes the second, the fourth and so on, and the byte
-/// after a run of odd length. `carry` is 1 if the byte before the block escapes its first byte.
+/// The bytes that a backslash escapes: in each run of backslashes the second, the fourth and so on, and the
+/// byte after a run of odd length. `carry` is 1 if the byte before the block escapes its first byte.
 ///
-/// The subtraction borrows through each run and so tells, at its end, whether the run began at an even position
-/// and has an even length, or not: the method of simdjson's `json_escape_scanner`.
+/// The subtraction borrows through each run and so tells, at its end, whether the run began at an even
+/// position and has an even length, or not: the method of simdjson's `json_escape_scanner`.
 #[inline(always)]
 fn escaped_by(backslashes: u64, carry: &mut u64) -> u64 {
     const ODD: u64 = 0xAAAA_AAAA_AAAA_AAAA;
@@ -389,8 +391,8 @@ pub(super) fn block_at<'a>(bytes: &'a [u8], at: usize, tail: &'a mut [u8; BLOCK]
 /// Inside a string at `from`: the position of the quote that closes it, or `to` if there is none before it.
 /// `escaped` as in [`Carry`].
 ///
-/// Blocks with a backslash cost one look at their masks. After two blocks without, `memchr2` takes over: it is as
-/// fast as the memory, and slow only where it finds something.
+/// Blocks with a backslash cost one look at their masks. After two blocks without, `memchr2` takes over: it
+/// is as fast as the memory, and slow only where it finds something.
 ///
 /// # Safety
 ///

@@ -6,11 +6,12 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::ops::Range;
 
-/// The scan for long strings finds every value of more bytes than this. It is also what is left of a string before arrays
-/// are touched.
+/// The scan for long strings finds every value of more bytes than this. It is also what is left of a string
+/// before arrays are touched.
 const LONG: usize = BLOCK;
 
-/// Truncation that keeps every key and the structure for as long as it can. [`shape`] is this with nothing set.
+/// Truncation that keeps every key and the structure for as long as it can. [`shape`] is this with nothing
+/// set.
 ///
 /// ```
 /// use lapwing::truncate::Shape;
@@ -42,7 +43,8 @@ impl<'a> Shape<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::Marker`] if it could not stand in a JSON string as it is: quotes, backslashes, control characters.
+    /// [`Error::Marker`] if it could not stand in a JSON string as it is: quotes, backslashes, control
+    /// characters.
     pub fn marker(self, marker: &'a str) -> Result<Self, Error> {
         match marker.bytes().position(|b| b < b' ' || b == b'"' || b == b'\\') {
             Some(at) => Err(Error::Marker { at }),
@@ -50,11 +52,12 @@ impl<'a> Shape<'a> {
         }
     }
 
-    /// What is shortened last: every value under a key of that name (`"message"`), or, with a slash in front, the one
-    /// at that JSON pointer (`"/data/body"`, RFC 6901). With all that is inside of it.
+    /// What is shortened last: every value under a key of that name (`"message"`), or, with a slash in front,
+    /// the one at that JSON pointer (`"/data/body"`, RFC 6901). With all that is inside of it.
     ///
-    /// Names are compared as they are spelled in the document. If protected values have to be shortened, the limits
-    /// that are reported are theirs: all other strings and arrays are empty then. Cost: another pass, byte by byte.
+    /// Names are compared as they are spelled in the document. If protected values have to be shortened, the
+    /// limits that are reported are theirs: all other strings and arrays are empty then. Cost: another pass,
+    /// byte by byte.
     pub fn protect(self, protected: &'a [&'a str]) -> Self {
         Self { protected, ..self }
     }
@@ -66,8 +69,8 @@ impl<'a> Shape<'a> {
     ///
     /// # Errors
     ///
-    /// [`Error::InputTooLarge`] for inputs of 4 GiB and more, [`Error::BudgetTooSmall`] if the input does not fit and
-    /// `max` cannot hold `null` either. `out` is as it was.
+    /// [`Error::InputTooLarge`] for inputs of 4 GiB and more, [`Error::BudgetTooSmall`] if the input does not
+    /// fit and `max` cannot hold `null` either. `out` is as it was.
     pub fn truncate(&self, json: &[u8], max: usize, out: &mut Vec<u8>) -> Result<Option<Truncation>, Error> {
         self.truncate_with(Scanner::best(), json, max, out)
     }
@@ -195,19 +198,20 @@ impl<'a> Shape<'a> {
     }
 }
 
-/// Truncates a JSON document to `max` bytes, appended to `out`, keeping every key and the structure for as long as it can.
-/// `None` if it fits: then nothing was appended, and `json` can be used as it is.
+/// Truncates a JSON document to `max` bytes, appended to `out`, keeping every key and the structure for as
+/// long as it can. `None` if it fits: then nothing was appended, and `json` can be used as it is.
 ///
 /// 1. The longest string values are shortened, to one common limit: the largest with which the whole fits.
-/// 2. If no limit is small enough, strings are cut to 64 bytes and arrays to one common number of elements: the largest
-///    that fits. The strings then take what room is left. If even empty arrays are too much, so are longer strings.
+/// 2. If no limit is small enough, strings are cut to 64 bytes and arrays to one common number of elements:
+///    the largest that fits. The strings then take what room is left. If even empty arrays are too much, so
+///    are longer strings.
 /// 3. If that is not enough either, the end is cut off, as by [`tail`](super::tail()).
 ///
 /// Keys, numbers and literals are never shortened. The first two stages keep what they keep at any depth.
 ///
-/// Cost: one scan for strings of more than 64 bytes and one copy, in most cases; otherwise a pass over all strings, and
-/// two over the brackets. It allocates 8 bytes for each string value it looks at, and 4 for each element of the
-/// longest array that fits.
+/// Cost: one scan for strings of more than 64 bytes and one copy, in most cases; otherwise a pass over all
+/// strings, and one over the brackets. It allocates 8 bytes for each string value that it looks at, and about
+/// 16 for each element of the longest array that fits.
 ///
 /// ```
 /// let json = br#"{"short":"abc","long":"0123456789","longer":"0123456789abcdef"}"#;
@@ -254,11 +258,12 @@ impl Text {
     }
 }
 
-/// The largest limit, `least` or more, so that a document of `total` bytes with `strings` in it has at most `max` bytes
-/// when no string is longer; `None` if `least` is already too much.
+/// The largest limit, `least` or more, so that a document of `total` bytes with `strings` in it has at most
+/// `max` bytes when no string is longer; `None` if `least` is already too much.
 ///
-/// Halving an interval: each step is one sum over an array of lengths, which the compiler turns into vector code. For a
-/// handful of strings that is faster than filling a histogram, and for thousands as fast, and it is exact.
+/// Halving an interval: each step is one sum over an array of lengths, which the compiler turns into vector
+/// code. For a handful of strings that is faster than filling a histogram, and for thousands as fast, and it
+/// is exact.
 fn level(strings: &[Text], least: usize, total: usize, max: usize) -> Option<usize> {
     let sum_at = |limit: u32| strings.iter().map(|s| u64::from(s.len.min(limit))).sum::<u64>();
     let whole = sum_at(u32::MAX);
@@ -293,8 +298,8 @@ fn remove_within(strings: &mut Vec<Text>, ranges: &[Range<usize>]) {
 
 instantiate!(fn long_strings(json: &[u8]) -> (Vec<Text>, usize) = long_strings_by);
 
-/// The values of more than [`LONG`] bytes, in order, and how many bytes there are in all strings and keys, their opening
-/// quotes included. A string that long reaches from one block into the next.
+/// The values of more than [`LONG`] bytes, in order, and how many bytes there are in all strings and keys,
+/// their opening quotes included. A string that long reaches from one block into the next.
 ///
 /// # Safety
 ///
@@ -372,9 +377,9 @@ unsafe fn all_strings_by<L: Lanes>(json: &[u8]) -> Vec<Text> {
 
 /// The ranks in a document.
 ///
-/// A byte's rank is the largest of the positions, counted from 1, of the elements that it is in; 0 outside of all arrays. If
-/// no array may have more than n elements, the bytes of rank n and less are kept: that holds for arrays in arrays too.
-/// So one walk that adds up the bytes of each rank finds the largest n.
+/// A byte's rank is the largest of the positions, counted from 1, of the elements that it is in; 0 outside of
+/// all arrays. If no array may have more than n elements, the bytes of rank n and less are kept: that holds
+/// for arrays in arrays too. So one walk that adds up the bytes of each rank finds the largest n.
 struct Ranks<'a> {
     max: usize,
     /// How many bytes have each rank, those that can still be kept.
@@ -401,7 +406,8 @@ struct Ranks<'a> {
 struct Open {
     /// The rank around it.
     rank: usize,
-    /// The position, from 1, of the element that is being read, in an array that may be shortened; otherwise 0.
+    /// The position, from 1, of the element that is being read, in an array that may be shortened; otherwise
+    /// 0.
     element: usize,
     /// Whether there is a step in it.
     has_step: bool,
@@ -436,7 +442,8 @@ impl<'a> Ranks<'a> {
         (self.total <= self.max).then(|| self.bytes.len() - 1)
     }
 
-    /// What is too much if an array may have `limit` elements, in order; nothing inside of what is too much already.
+    /// What is too much if an array may have `limit` elements, in order; nothing inside of what is too much
+    /// already.
     fn cuts(&self, limit: usize) -> Vec<Range<usize>> {
         let mut cuts = Vec::new();
         let mut lost: Option<&Step> = None;

@@ -9,9 +9,10 @@ use alloc::vec::Vec;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TailCut {
     keep: usize,
-    /// A quote and 127 brackets at most.
-    closers: [u8; MAX_DEPTH + 1],
-    closer_count: u8,
+    in_string: bool,
+    /// How many brackets are open, and which of them are an object's, from the outermost in the lowest bit.
+    depth: u8,
+    objects: u128,
 }
 
 impl TailCut {
@@ -20,17 +21,17 @@ impl TailCut {
         self.keep
     }
 
-    /// What is appended to them: a quote if the cut is inside a string, and the brackets that are still open. Or
-    /// `null`, if nothing of the input could be kept.
-    pub fn closers(&self) -> &[u8] {
-        &self.closers[..usize::from(self.closer_count)]
+    /// What is appended to them: a quote if the cut is inside a string, and then what closes the brackets
+    /// that are still open. Or `null`, if nothing of the input could be kept.
+    pub fn closers(&self) -> impl Iterator<Item = u8> + use<> {
+        let null = if self.keep == 0 { "null" } else { "" };
+        let quote = self.in_string.then_some(b'"');
+        let objects = self.objects;
+        let brackets = (0..self.depth).rev().map(move |depth| [b']', b'}'][(objects >> depth) as usize % 2]);
+        null.bytes().chain(quote).chain(brackets)
     }
 
-    const NULL: Self = {
-        let mut closers = [0; MAX_DEPTH + 1];
-        closers.split_at_mut(4).0.copy_from_slice(b"null");
-        Self { keep: 0, closers, closer_count: 4 }
-    };
+    const NULL: Self = Self { keep: 0, in_string: false, depth: 0, objects: 0 };
 
     fn stage(&self) -> Stage {
         if self.keep == 0 { Stage::Null } else { Stage::Tail }
@@ -41,11 +42,12 @@ impl TailCut {
     }
 }
 
-/// Where to cut `json` so that it has at most `max` bytes and is still valid: as much of its beginning as fits.
+/// Where to cut `json` so that it has at most `max` bytes and is still valid: as much of its beginning as
+/// fits.
 ///
 /// `None` if it fits already. Strings may be shortened. Keys, numbers and literals may not: what does not fit
-/// whole is left out, and a key goes with its value. What lies deeper than [`MAX_DEPTH`] is cut off there. A larger
-/// budget never keeps less. If nothing fits, the result is `null`.
+/// whole is left out, and a key goes with its value. What lies deeper than [`MAX_DEPTH`] is cut off there. A
+/// larger budget never keeps less. If nothing fits, the result is `null`.
 ///
 /// Cost: one scan of the first `max` bytes, constant stack, no allocation.
 ///
@@ -53,14 +55,14 @@ impl TailCut {
 /// let json = br#"{"id":7,"text":"a long story","tags":[1,2]}"#;
 /// let cut = lapwing::truncate::tail(json, 24)?.expect("it is longer than 24 bytes");
 /// assert_eq!(&json[..cut.keep()], br#"{"id":7,"text":"a long"#);
-/// assert_eq!(cut.closers(), br#""}"#);
+/// assert!(cut.closers().eq(*br#""}"#));
 /// # Ok::<(), lapwing::truncate::Error>(())
 /// ```
 ///
 /// # Errors
 ///
-/// [`Error::InputTooLarge`] for inputs of 4 GiB and more, [`Error::BudgetTooSmall`] if the input does not fit and
-/// `max` cannot hold `null` either.
+/// [`Error::InputTooLarge`] for inputs of 4 GiB and more, [`Error::BudgetTooSmall`] if the input does not fit
+/// and `max` cannot hold `null` either.
 #[inline]
 pub fn tail(json: &[u8], max: usize) -> Result<Option<TailCut>, Error> {
     tail_with(Scanner::best(), json, max)
@@ -91,12 +93,13 @@ pub fn tail_in_place(json: &mut Vec<u8>, max: usize) -> Result<Option<Truncation
     Ok(tail(json, max)?.map(|cut| {
         let report = cut.report(json.len());
         json.truncate(cut.keep);
-        json.extend_from_slice(cut.closers());
+        json.extend(cut.closers());
         report
     }))
 }
 
-/// [`tail`], appended to `out`. `None` if `json` fits: then nothing was appended, and it can be used as it is.
+/// [`tail`], appended to `out`. `None` if `json` fits: then nothing was appended, and it can be used as it
+/// is.
 ///
 /// # Errors
 ///
@@ -108,7 +111,7 @@ pub fn tail_into(json: &[u8], max: usize, out: &mut Vec<u8>) -> Result<Option<Tr
 /// Appends what `cut` leaves of `json`.
 pub(super) fn write(json: &[u8], cut: &TailCut, out: &mut Vec<u8>) -> Truncation {
     out.extend_from_slice(&json[..cut.keep]);
-    out.extend_from_slice(cut.closers());
+    out.extend(cut.closers());
     cut.report(json.len())
 }
 
@@ -116,14 +119,15 @@ instantiate!(pub(super) fn cut(json: &[u8], max: usize) -> TailCut = cut_by);
 
 /// The brackets that are open.
 struct Open {
-    /// From the outermost: 1 for an object, 0 for an array. From `depth` up they mean nothing; the last eight never do.
+    /// From the outermost: 1 for an object, 0 for an array. From `depth` up they mean nothing; the last eight
+    /// never do.
     objects: [u8; MAX_DEPTH + 9],
     /// At most [`MAX_DEPTH`]; a stray closing bracket, which only invalid input has, wraps.
     depth: u8,
 }
 
-/// For eight brackets in a row, by which of them close: how many that were open before they close, and which of them stay
-/// open. So eight brackets cost the same whatever they are, without a branch to mispredict.
+/// For eight brackets in a row, by which of them close: how many that were open before they close, and which
+/// of them stay open. So eight brackets cost the same whatever they are, without a branch to mispredict.
 static NET: [(u8, u8); 256] = {
     let mut table = [(0, 0); 256];
     let mut closing = 0;
@@ -146,7 +150,8 @@ static NET: [(u8, u8); 256] = {
 };
 
 impl Open {
-    /// The brackets of a block, in order. The caller has seen to it that they cannot go deeper than [`MAX_DEPTH`].
+    /// The brackets of a block, in order. The caller has seen to it that they cannot go deeper than
+    /// [`MAX_DEPTH`].
     ///
     /// # Safety
     ///
@@ -219,9 +224,9 @@ struct Limit {
 
 /// The cut of `json`, which is longer than `max`.
 ///
-/// To keep the first `p` bytes at depth `d` costs `p + d` bytes, one more inside a string. `p + d` never decreases: an
-/// opening bracket adds 2, a closing one nothing. So blocks are only counted until one ends beyond the budget, and
-/// only that one is looked at bracket by bracket.
+/// To keep the first `p` bytes at depth `d` costs `p + d` bytes, one more inside a string. `p + d` never
+/// decreases: an opening bracket adds 2, a closing one nothing. So blocks are only counted until one ends
+/// beyond the budget, and only that one is looked at bracket by bracket.
 ///
 /// # Safety
 ///
@@ -349,8 +354,8 @@ impl LastBlock<'_> {
 }
 
 impl Limit {
-    /// The last cut that is not behind this. It has the same depth: there is no bracket between the two, but the
-    /// one that the cut may lie directly behind.
+    /// The last cut that is not behind this. It has the same depth: there is no bracket between the two, but
+    /// the one that the cut may lie directly behind.
     #[inline(never)]
     fn cut(&self, json: &[u8], max: usize, open: &Open) -> TailCut {
         let depth = usize::from(open.depth);
@@ -358,7 +363,8 @@ impl Limit {
             return TailCut::NULL;
         }
         if self.in_string && !is_key(json, self.quote, open) {
-            // Not before `at`, where the string did not end yet, unless the closing quote is what does not fit.
+            // Not before `at`, where the string did not end yet, unless the closing quote is what does not
+            // fit.
             let end = self.at.min(max - depth - 1);
             if end > self.quote {
                 return build(string_boundary(json, self.quote + 1, end), true, open);
@@ -387,8 +393,8 @@ impl Limit {
     }
 }
 
-/// `at` is where a key or a value starts, or where it could: the position where the document can be cut so that
-/// neither it, nor the comma before it, nor the key that it belongs to remains.
+/// `at` is where a key or a value starts, or where it could: the position where the document can be cut so
+/// that neither it, nor the comma before it, nor the key that it belongs to remains.
 fn before_value(json: &[u8], at: usize) -> Option<usize> {
     let end = before_space(json, at);
     match *json[..end].last()? {
@@ -418,13 +424,8 @@ fn is_key(json: &[u8], quote: usize, open: &Open) -> bool {
 }
 
 fn build(keep: usize, in_string: bool, open: &Open) -> TailCut {
-    let mut closers = [0; MAX_DEPTH + 1];
-    closers[0] = b'"';
-    let first = usize::from(in_string);
-    for (closer, depth) in closers[first..].iter_mut().zip((0..open.depth).rev()) {
-        *closer = if open.is_object_at(depth) { b'}' } else { b']' };
-    }
-    TailCut { keep, closers, closer_count: open.depth + first as u8 }
+    let objects = (0..open.depth).map(|depth| u128::from(open.is_object_at(depth)) << depth).sum();
+    TailCut { keep, in_string, depth: open.depth, objects }
 }
 
 pub(super) fn is_space(byte: u8) -> bool {
@@ -446,19 +447,19 @@ fn is_escaped(before: &[u8]) -> bool {
     before.iter().rev().take_while(|&&b| b == b'\\').count() % 2 == 1
 }
 
-/// The last position in `first..=at` where a string's content, which starts at `first`, may end: not inside a character, an
-/// escape or a surrogate pair.
+/// The last position in `first..=at` where a string's content, which starts at `first`, may end: not inside a
+/// character, an escape or a surrogate pair.
 pub(super) fn string_boundary(json: &[u8], first: usize, at: usize) -> usize {
     let at = boundary(json, first, at);
     let at = escape_around(json, first, at).unwrap_or(at);
     // Between the two escapes of a pair? A backslash that is escaped itself begins none.
-    let is_surrogate = |p: usize, low: bool| {
-        matches!(json.get(p..p + 4), Some([b'\\', b'u', b'd' | b'D', third])
-            if if low { matches!(third, b'c'..=b'f' | b'C'..=b'F') } else { matches!(third, b'8'..=b'9' | b'a' | b'b' | b'A' | b'B') })
+    let is_surrogate = |p: usize, thirds: &[u8]| match json.get(p..p + 4) {
+        Some([b'\\', b'u', b'd' | b'D', third]) => thirds.contains(third),
+        _ => false,
     };
     if at >= first + 6
-        && is_surrogate(at - 6, false)
-        && is_surrogate(at, true)
+        && is_surrogate(at - 6, b"89abAB")
+        && is_surrogate(at, b"cdefCDEF")
         && !is_escaped(&json[first..at - 6])
     {
         return at - 6;

@@ -1,7 +1,7 @@
 /// The longest prefix of `text` of at most `max` bytes that ends at a character boundary.
 ///
-/// A character is a code point here: an accent that is a code point of its own may be left behind. Cost: at most
-/// three bytes are looked at.
+/// A character is a code point here: an accent that is a code point of its own may be left behind. Cost: at
+/// most three bytes are looked at.
 ///
 /// ```
 /// assert_eq!(lapwing::truncate::utf8("naïve", 3), "na");
@@ -21,7 +21,8 @@ pub fn utf8(text: &str, max: usize) -> &str {
 
 /// As [`utf8`], for bytes that ought to be UTF-8 but were not checked: the length of the prefix.
 ///
-/// Of valid UTF-8 this is the length of what [`utf8`] returns. Of anything else it is between `max - 3` and `max`.
+/// Of valid UTF-8 this is the length of what [`utf8`] returns. Of anything else it is between `max - 3` and
+/// `max`.
 pub fn utf8_len(bytes: &[u8], max: usize) -> usize {
     if bytes.len() <= max {
         return bytes.len();
@@ -29,8 +30,8 @@ pub fn utf8_len(bytes: &[u8], max: usize) -> usize {
     boundary(bytes, max.saturating_sub(3), max)
 }
 
-/// Appends `text` to `out`, whole if it has at most `max` bytes, and otherwise the longest prefix that leaves room
-/// for `marker` within `max`, and `marker`.
+/// Appends `text` to `out`, whole if it has at most `max` bytes, and otherwise the longest prefix that leaves
+/// room for `marker` within `max`, and `marker`.
 ///
 /// A budget smaller than the marker gives the marker's longest prefix that fits; 0 gives nothing. Returns the
 /// number of bytes of `text` that were kept.

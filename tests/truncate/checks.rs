@@ -1,5 +1,5 @@
-//! What truncation promises, as functions that panic when it does not hold. The tests and the fuzz targets share
-//! them.
+//! What truncation promises, as functions that panic when it does not hold. The tests and the fuzz targets
+//! share them.
 #![allow(dead_code)] // Not every user needs every one.
 
 use lapwing::truncate::{self, Error, Scanner, Shape, Stage, Truncation};
@@ -110,8 +110,8 @@ pub fn may_end(text: &[u8], at: usize) -> bool {
     p == at
 }
 
-/// Every position where the tail cut may cut a valid document, ascending, with what must be appended there. Byte by byte
-/// from the grammar, without anything of the crate.
+/// Every position where the tail cut may cut a valid document, ascending, with what must be appended there.
+/// Byte by byte from the grammar, without anything of the crate.
 pub fn tail_candidates(json: &[u8]) -> Vec<(usize, Vec<u8>)> {
     let mut found = Vec::new();
     let mut open: Vec<u8> = Vec::new();
@@ -187,6 +187,7 @@ pub fn tail_of_anything(json: &[u8], max: usize) -> Option<Vec<u8>> {
         assert_eq!(*result, results[0].1, "{scanner:?} against {:?}, budget {max}", results[0].0);
     }
     let mut in_place = json.to_vec();
+    let memory = in_place.as_ptr();
     match (results[0].1, truncate::tail_in_place(&mut in_place, max)) {
         (Err(e), Err(again)) => {
             assert_eq!(e, again);
@@ -202,8 +203,9 @@ pub fn tail_of_anything(json: &[u8], max: usize) -> Option<Vec<u8>> {
         (Ok(Some(cut)), Ok(Some(report))) => {
             assert!(json.len() > max, "{} bytes fit into {max}", json.len());
             let mut expected = json[..cut.keep()].to_vec();
-            expected.extend_from_slice(cut.closers());
+            expected.extend(cut.closers());
             assert_eq!(in_place, expected);
+            assert_eq!(in_place.as_ptr(), memory, "it allocates");
             assert!(in_place.len() <= max, "{} bytes in a budget of {max}", in_place.len());
             assert_eq!(report.original_len, json.len());
             assert_eq!(report.stage == Stage::Null, cut.keep() == 0);
@@ -491,7 +493,8 @@ pub fn shape_of_valid(
     }
 }
 
-/// Panics unless `cut` has every key and element of `original`, and every scalar and string but those longer than `limit`.
+/// Panics unless `cut` has every key and element of `original`, and every scalar and string but those longer
+/// than `limit`.
 fn same_shape(original: &Node, cut: &Node, limit: usize) {
     match (original, cut) {
         (Node::Array(original), Node::Array(cut)) => {
@@ -581,8 +584,8 @@ pub fn grow(bytes: &[u8]) -> String {
     }
 }
 
-/// The body of a fuzz target over JSON: the first two bytes give the budget, the third says whether the rest is the document or
-/// describes one. `of_valid` and `of_anything` are called accordingly.
+/// The body of a fuzz target over JSON: the first two bytes give the budget, the third says whether the rest
+/// is the document or describes one. `of_valid` and `of_anything` are called accordingly.
 pub fn fuzz_json(data: &[u8], of_valid: impl Fn(&[u8], usize, u8), of_anything: impl Fn(&[u8], usize)) {
     let [low, high, kind, rest @ ..] = data else { return };
     let grown;

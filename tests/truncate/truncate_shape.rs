@@ -151,7 +151,8 @@ fn strings_and_arrays_are_shortened_at_any_depth() {
     assert_eq!(cut(&json.replace('[', "{\"\":").replace(']', "}"), 500).1, Stage::Tail);
 }
 
-/// Found by fuzzing: the search for a string limit began above its end. It takes overflow checks to see it fail.
+/// Found by fuzzing: the search for a string limit began above its end. It takes overflow checks to see it
+/// fail.
 #[test]
 fn arrays_without_strings_in_a_small_budget() {
     assert_eq!(cut("[[],[],[]]", 5), ("[[]]".into(), Stage::Arrays, None, Some(1)));

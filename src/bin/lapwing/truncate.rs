@@ -13,14 +13,14 @@ use crate::relay::tell;
 
 /// Cut JSON to as many bytes as are allowed, so that it is still valid JSON.
 ///
-/// The result goes to standard output, and what was cut is told on standard error. What fits already comes out as it
-/// is, byte for byte; a line feed at the end of the input counts as part of it.
+/// The result goes to standard output, and what was cut is told on standard error. What fits already comes
+/// out as it is, byte for byte; a line feed at the end of the input counts as part of it.
 ///
-/// With --shape every key is kept, and the longest strings are shortened first, then arrays. With --tail the end is
-/// cut off. With neither, budgets of 4096 bytes and up take the first, and smaller ones the second.
+/// With --shape every key is kept, and the longest strings are shortened first, then arrays. With --tail the
+/// end is cut off. With neither, budgets of 4096 bytes and up take the first, and smaller ones the second.
 ///
-/// Exits with 1, and no output for what is at fault, when the input is not valid JSON, cannot be read, or is larger than
-/// a budget which cannot even hold `null`; with 2 when the arguments are wrong.
+/// Exits with 1, and no output for what is at fault, when the input is not valid JSON, cannot be read, or is
+/// larger than a budget which cannot even hold `null`; with 2 when the arguments are wrong.
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
@@ -36,14 +36,15 @@ pub struct Args {
     /// Keep every key, and shorten strings and then arrays.
     #[arg(long)]
     shape: bool,
-    /// What ends a string that was shortened; `{}` in it stands for the number of bytes removed. Means --shape.
+    /// What ends a string that was shortened; `{}` in it stands for the number of bytes removed. Means
+    /// --shape.
     #[arg(long, value_name = "TEXT", conflicts_with = "tail", allow_hyphen_values = true)]
     marker: Option<String>,
     /// Shorten last what is under this key, or at this JSON pointer if it begins with a slash. Means --shape.
     #[arg(long, value_name = "NAME", conflicts_with = "tail")]
     protect: Vec<String>,
-    /// Every line is a document of its own, with a budget of its own. Blank lines pass. Stops at the first line that is
-    /// at fault.
+    /// Every line is a document of its own, with a budget of its own. Blank lines pass. Stops at the first
+    /// line that is at fault.
     #[arg(long)]
     lines: bool,
 }
