@@ -6,9 +6,13 @@
 /// Bytes that one step of the scanner looks at.
 pub(super) const BLOCK: usize = 64;
 
-/// Which form of the scanner runs. Not part of the stable interface: for tests, benches and fuzz targets.
+/// Which form of the scanner runs: one that the machine has, or it could not have been made. Not part of the
+/// stable interface: for tests, benches and fuzz targets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scanner {
+pub struct Scanner(Form);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
     /// Eight bytes at a time in ordinary integers, on every architecture: the oracle for the others.
     Portable,
     /// x86-64 has it always.
@@ -25,23 +29,28 @@ impl Scanner {
     pub fn best() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
-            if avx2_available() { Self::Avx2 } else { Self::Sse2 }
+            Self(if avx2_available() { Form::Avx2 } else { Form::Sse2 })
         }
         #[cfg(not(target_arch = "x86_64"))]
         {
-            Self::Portable
+            Self(Form::Portable)
         }
+    }
+
+    #[inline]
+    pub(super) fn form(self) -> Form {
+        self.0
     }
 
     /// All forms that this machine can run, the portable one first.
     pub fn all() -> impl Iterator<Item = Self> {
         #[cfg(target_arch = "x86_64")]
         {
-            [Self::Portable, Self::Sse2].into_iter().chain(avx2_available().then_some(Self::Avx2))
+            [Form::Portable, Form::Sse2].into_iter().chain(avx2_available().then_some(Form::Avx2)).map(Self)
         }
         #[cfg(not(target_arch = "x86_64"))]
         {
-            core::iter::once(Self::Portable)
+            core::iter::once(Self(Form::Portable))
         }
     }
 }
@@ -49,7 +58,7 @@ impl Scanner {
 /// Without `std` there is no detection at run time: then what the target was built for decides.
 #[cfg(target_arch = "x86_64")]
 #[inline]
-pub(super) fn avx2_available() -> bool {
+fn avx2_available() -> bool {
     #[cfg(feature = "std")]
     {
         std::is_x86_feature_detected!("avx2")
@@ -84,23 +93,19 @@ macro_rules! instantiate {
                 // them.
                 unsafe { $body::<$crate::truncate::scan::Avx2>($($arg),*) }
             }
-            match scanner {
+            match scanner.form() {
                 // SAFETY: the portable form wants no feature.
-                $crate::truncate::scan::Scanner::Portable => unsafe {
+                $crate::truncate::scan::Form::Portable => unsafe {
                     $body::<$crate::truncate::scan::Portable>($($arg),*)
                 },
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: every x86-64 has SSE2.
-                $crate::truncate::scan::Scanner::Sse2 => unsafe {
+                $crate::truncate::scan::Form::Sse2 => unsafe {
                     $body::<$crate::truncate::scan::Sse2>($($arg),*)
                 },
                 #[cfg(target_arch = "x86_64")]
-                $crate::truncate::scan::Scanner::Avx2 => {
-                    // A `Scanner` is a plain value that anybody can make, so it is no proof.
-                    assert!($crate::truncate::scan::avx2_available(), "this machine has no AVX2");
-                    // SAFETY: the machine has the features, by the line above.
-                    unsafe { avx2($($arg),*) }
-                }
+                // SAFETY: the machine has the features, or there would be no such scanner.
+                $crate::truncate::scan::Form::Avx2 => unsafe { avx2($($arg),*) },
             }
         }
     };

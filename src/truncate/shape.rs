@@ -138,7 +138,8 @@ impl<'a> Shape<'a> {
         };
         // Keys alone may show that there is too little in strings to look at each.
         let mut strings = None;
-        if json.len() - in_strings <= max {
+        // (Of a string that is not closed, which only invalid input has, more is counted than there is.)
+        if json.len().saturating_sub(in_strings) <= max {
             let strings = strings.insert(all());
             if let Some(limit) = level(strings, 0, json.len(), max) {
                 self.write(json, strings, limit, &[], out);

@@ -158,6 +158,12 @@ fn arrays_without_strings_in_a_small_budget() {
     assert_eq!(cut("[[],[],[]]", 5), ("[[]]".into(), Stage::Arrays, None, Some(1)));
 }
 
+/// More bytes are in strings than there are bytes. It takes overflow checks to see it fail.
+#[test]
+fn a_string_that_is_not_closed() {
+    assert!(checks::shape_of_anything(b"\"abcdef", 5, Shape::new()).is_some());
+}
+
 #[test]
 fn the_budget_decides_between_shape_and_tail() {
     let json = format!(r#"{{"a":"{}","b":1}}"#, "x".repeat(5000));
