@@ -248,9 +248,19 @@ fn poll<S: Subject>(reader: &mut Reader<S>) -> Option<Read<(u64, Origin)>> {
     }
 }
 
+/// Where a reader is, for publishers that go at its pace; beyond all events when it is gone.
+struct At<'a>(&'a AtomicU64);
+
+impl Drop for At<'_> {
+    fn drop(&mut self) {
+        self.0.store(u64::MAX / 2, Relaxed);
+    }
+}
+
 /// Blocks for batches, and says where it is.
 fn block<S: Subject>(mut reader: Reader<S>, at: &AtomicU64) -> Account {
     let mut account = Account::default();
+    let at = At(at);
     loop {
         let before = account.delivered;
         match reader.read_batch(32, |event| account.take(Read::Event(S::check(event)), 0)) {
@@ -261,7 +271,7 @@ fn block<S: Subject>(mut reader: Reader<S>, at: &AtomicU64) -> Account {
                 return account;
             }
         }
-        at.store(account.last, Relaxed);
+        at.0.store(account.last, Relaxed);
     }
 }
 
@@ -294,9 +304,11 @@ fn stress<S: Subject>(ring: RingOf<S>) {
             ),
             ("filtered", scope.spawn(|| read_all(filtered, poll))),
         ];
-        publishers.into_iter().for_each(|publisher| publisher.join().unwrap());
+        // Closed before any of them is found to have panicked, so that the others come to their end.
+        let published = publishers.map(|publisher| publisher.join());
         done.store(true, Release);
         assert!(ring.close());
+        published.into_iter().for_each(Result::unwrap);
         readers.map(|(name, reader)| (name, reader.join().unwrap()))
     });
     let (newest, abandoned) = (ring.newest(), ring.abandoned());

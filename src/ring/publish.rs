@@ -227,8 +227,8 @@ impl<P: Payload> Handle<P> {
         Reader::new(self, self.shared.slots.oldest())
     }
 
-    /// A reader that starts after everything that is [`readable`](Self::readable) now: it misses nothing whose
-    /// publish has not returned yet. Costs one look at every slot.
+    /// A reader that starts after everything that is [`readable`](Self::readable) now: it gets what
+    /// is still being written, and all that is published later. Costs one look at every slot.
     pub fn reader_from_now(&self) -> Reader<P> {
         Reader::new(self, self.readable() + 1)
     }

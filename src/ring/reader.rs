@@ -539,7 +539,8 @@ mod waiting {
             Ok(self.hand_out(found))
         }
 
-        /// As [`read`](Self::read), until `deadline`. With one in the past it looks once.
+        /// As [`read`](Self::read), until `deadline`. With one in the past it looks, and does not
+        /// sleep.
         ///
         /// # Errors
         ///

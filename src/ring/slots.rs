@@ -23,7 +23,7 @@ use crate::sync::{
     AtomicU64, CLAIM_A, CLAIM_SPINS, CLOSE_R, CLOSED_A, COMMIT_R, LINE_WORDS, READ_A, READ_F, WRITE_F, spin,
 };
 
-/// The last seq that a ring gives: a ring that reaches it closes itself.
+/// The last seq that a ring gives: a ring that is asked for another one closes itself.
 ///
 /// At a billion events a second that takes 146 years. Above it lies room for the claims of publishers that have
 /// not noticed yet, so that no number ever wraps.
@@ -164,6 +164,7 @@ impl<P: Payload> Slots<P> {
         words.resize_with(len, || AtomicU64::new(0));
         let align = LINE_WORDS * size_of::<u64>();
         let base = if cfg!(loom) { 0 } else { words.as_ptr().align_offset(align) };
+        assert!(base < LINE_WORDS, "so much room was left for it");
 
         let shift = capacity.next_power_of_two().trailing_zeros();
         let reciprocal = (1u128 << (63 + shift)).div_ceil(u128::from(capacity)) as u64;

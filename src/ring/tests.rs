@@ -516,10 +516,15 @@ fn copies_are_what_a_plain_loop_does() {
     for len in 0..=MAX {
         for offset in 0..8 {
             let bytes = &source[offset..offset + len];
-            // One word more than it takes, and one less.
-            for count in [len.div_ceil(8) + 1, len.div_ceil(8).saturating_sub(1)] {
+            // One word more than it takes, and one less; in blocks and in words alone.
+            let counts = [len.div_ceil(8) + 1, len.div_ceil(8).saturating_sub(1)];
+            for (count, words_only) in counts.into_iter().flat_map(|count| [(count, false), (count, true)]) {
                 let words = (0..count).map(|_| AtomicU64::new(u64::MAX)).collect::<Vec<_>>();
-                copy::store(&words, bytes);
+                if words_only {
+                    copy::store_words(&words, bytes);
+                } else {
+                    copy::store(&words, bytes);
+                }
                 let stored =
                     words.iter().flat_map(|word| word.load(Relaxed).to_ne_bytes()).collect::<Vec<_>>();
                 let mut expected = vec![0xff; count * 8];
@@ -533,7 +538,12 @@ fn copies_are_what_a_plain_loop_does() {
                 assert_eq!(stored, expected, "{len} bytes from {offset} into {count} words");
 
                 let mut loaded = vec![0xaa; MAX + 16];
-                copy::load(&words, &mut loaded[offset..offset + len]);
+                let part = &mut loaded[offset..offset + len];
+                if words_only {
+                    copy::load_words(&words, part)
+                } else {
+                    copy::load(&words, part)
+                }
                 let mut expected = vec![0xaa; MAX + 16];
                 let held = len.min(count * 8);
                 expected[offset..offset + held].copy_from_slice(&bytes[..held]);
