@@ -14,10 +14,11 @@ const WORD: usize = 8;
 /// The unit of the wide copy, in bytes.
 pub(super) const BLOCK: usize = 64;
 
-/// Stores `bytes` into `words`, the last word padded with zeros. What does not fit is left out.
+/// Stores `bytes` into `words`, the last word padded with zeros. What does not fit is left out. As much will
+/// soon be stored `ahead` bytes further on: the cache lines there are asked for.
 #[inline(always)]
-pub(crate) fn store(words: &[AtomicU64], bytes: &[u8]) {
-    let done = wide::store(words, bytes);
+pub(crate) fn store(words: &[AtomicU64], bytes: &[u8], ahead: Option<usize>) {
+    let done = wide::store(words, bytes, ahead);
     if done != bytes.len()
         && let Some(words) = words.get(done / WORD..)
     {
@@ -87,48 +88,13 @@ mod wide {
 
     use super::{AtomicU64, BLOCK};
 
-    /// Stores the whole blocks of `bytes` that `words` have room for; returns their length in bytes.
-    #[inline(always)]
-    pub(super) fn store(words: &[AtomicU64], bytes: &[u8]) -> usize {
-        let len = whole_blocks(words, bytes.len());
-        // SAFETY: `len` is a whole number of blocks that both hold. The words may be written through a shared
-        // reference since they are atomics, and may race since they are only ever accessed atomically: each move
-        // stands for two relaxed stores of a word.
-        unsafe { copy(bytes.as_ptr(), words.as_ptr().cast_mut().cast(), len) }
-        len
-    }
-
-    /// Loads the whole blocks of `bytes` that `words` hold; returns their length in bytes.
-    #[inline(always)]
-    pub(super) fn load(words: &[AtomicU64], bytes: &mut [u8]) -> usize {
-        let len = whole_blocks(words, bytes.len());
-        // SAFETY: `len` is a whole number of blocks that both hold. The words may race as in `store`, each move
-        // standing for two relaxed loads; the bytes are borrowed for this call alone.
-        unsafe { copy(words.as_ptr().cast(), bytes.as_mut_ptr(), len) }
-        len
-    }
-
-    #[inline(always)]
-    fn whole_blocks(words: &[AtomicU64], bytes: usize) -> usize {
-        bytes.min(size_of_val(words)) & !(BLOCK - 1)
-    }
-
-    /// Moves `len` bytes up from the first, a block at a time.
-    ///
-    /// # Safety
-    ///
-    /// `len` is a multiple of `BLOCK`, so many bytes can be read at `from` and written at `to`, they do not
-    /// overlap, and accesses to them that race with this one are atomic.
-    #[inline(always)]
-    unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
-        if len == 0 {
-            return;
-        }
-        // SAFETY: the loop reads and writes the blocks at 0, 64, ... below `len`, which the caller vouches for,
-        // and nothing else; the stack is not used.
-        unsafe {
+    /// Moves `$len` bytes up from the first, a block at a time, and executes `$first` before and `$each` beside.
+    macro_rules! copy_blocks {
+        ($from:expr, $to:expr, $len:expr, $first:literal, $each:literal, $($operands:tt)*) => {
             asm!(
+                $first,
                 "2:",
+                $each,
                 "movups {a}, [{from} + {i}]",
                 "movups {b}, [{from} + {i} + 16]",
                 "movups {c}, [{from} + {i} + 32]",
@@ -140,17 +106,67 @@ mod wide {
                 "add {i}, 64",
                 "cmp {i}, {len}",
                 "jb 2b",
-                from = in(reg) from,
-                to = in(reg) to,
-                len = in(reg) len,
+                from = in(reg) $from,
+                to = in(reg) $to,
+                len = in(reg) $len,
                 i = inout(reg) 0usize => _,
                 a = out(xmm_reg) _,
                 b = out(xmm_reg) _,
                 c = out(xmm_reg) _,
                 d = out(xmm_reg) _,
+                $($operands)*
                 options(nostack),
-            );
+            )
+        };
+    }
+
+    /// Stores the whole blocks of `bytes` that `words` have room for; returns their length in bytes.
+    #[inline(always)]
+    pub(super) fn store(words: &[AtomicU64], bytes: &[u8], ahead: Option<usize>) -> usize {
+        let len = whole_blocks(words, bytes.len());
+        let (from, to) = (bytes.as_ptr(), words.as_ptr());
+        if len == 0 {
+            return 0;
         }
+        // SAFETY: the loop reads and writes the blocks at 0, 64, ... below `len`, a positive multiple of 64 that both
+        // slices hold, and uses no stack. The words may be written through a shared reference since they are atomics,
+        // and may race since they are only ever accessed atomically: each move stands for two relaxed stores of a
+        // word. `prefetchw` is a hint: it takes any address, and does nothing on a processor that does not know it.
+        unsafe {
+            if let Some(ahead) = ahead {
+                let soon = to.wrapping_byte_add(ahead);
+                copy_blocks!(
+                    from,
+                    to,
+                    len,
+                    "prefetchw [{soon}]",
+                    "prefetchw [{soon} + {i} + 63]",
+                    soon = in(reg) soon,
+                );
+            } else {
+                copy_blocks!(from, to, len, "", "",);
+            }
+        }
+        len
+    }
+
+    /// Loads the whole blocks of `bytes` that `words` hold; returns their length in bytes.
+    #[inline(always)]
+    pub(super) fn load(words: &[AtomicU64], bytes: &mut [u8]) -> usize {
+        let len = whole_blocks(words, bytes.len());
+        if len != 0 {
+            // SAFETY: as in `store`, each move standing for two relaxed loads; the bytes are borrowed for this
+            // call alone.
+            unsafe {
+                copy_blocks!(words.as_ptr(), bytes.as_mut_ptr(), len, "", "",);
+            }
+        }
+        len
+    }
+
+    #[inline(always)]
+    fn whole_blocks(words: &[AtomicU64], bytes: usize) -> usize {
+        bytes.min(size_of_val(words)) & !(BLOCK - 1)
     }
 }
 
@@ -158,7 +174,7 @@ mod wide {
 mod wide {
     use super::AtomicU64;
 
-    pub(super) fn store(_: &[AtomicU64], _: &[u8]) -> usize {
+    pub(super) fn store(_: &[AtomicU64], _: &[u8], _: Option<usize>) -> usize {
         0
     }
 

@@ -202,9 +202,9 @@ impl Bytes {
     }
 
     #[inline(always)]
-    fn store(words: &[AtomicU64], tag: u16, bytes: &[u8]) {
+    fn store(words: &[AtomicU64], ahead: Option<usize>, tag: u16, bytes: &[u8]) {
         words[0].store((bytes.len() as u64) << TAG_BITS | u64::from(tag), Relaxed);
-        copy::store(&words[1..], bytes);
+        copy::store(&words[1..], bytes, ahead);
     }
 
     /// The header's length, which may be anything while the slot is being written.
@@ -256,12 +256,12 @@ impl<T: Pod> Typed<T> {
     };
 
     #[inline(always)]
-    fn store(words: &[AtomicU64], value: &T) {
+    fn store(words: &[AtomicU64], ahead: Option<usize>, value: &T) {
         let bytes = bytemuck::bytes_of(value);
         if size_of::<T>() < copy::BLOCK {
             copy::store_words(words, bytes);
         } else {
-            copy::store(words, bytes);
+            copy::store(words, bytes, ahead);
         }
     }
 }

@@ -441,7 +441,7 @@ impl Ring {
     pub fn publish_tagged(&self, tag: u16, bytes: &[u8]) -> Result<u64, PublishError> {
         let shared = &*self.shared;
         shared.check_len(bytes.len())?;
-        shared.publish(|words| Bytes::store(words, tag, bytes), |_, _| ())
+        shared.publish(|words| Bytes::store(words, None, tag, bytes), |_, _| ())
     }
 
     /// Publishes events, each a tag and a payload, with one claim for all of them (or for each `capacity`
@@ -455,7 +455,7 @@ impl Ring {
     pub fn publish_batch(&self, events: &[(u16, &[u8])]) -> Result<Range<u64>, BatchError> {
         check_batch(&self.shared, events)?;
         self.shared
-            .publish_batch(events.len(), |at, words| Bytes::store(words, events[at].0, events[at].1))
+            .publish_batch(events.len(), |at, words| Bytes::store(words, None, events[at].0, events[at].1))
             .map_err(|(published, error)| BatchError { published, index: published, error })
     }
 
@@ -469,7 +469,7 @@ impl Ring {
         step: impl FnMut(Step, u64),
     ) -> Result<u64, PublishError> {
         self.shared.check_len(bytes.len())?;
-        self.shared.publish(|words| Bytes::store(words, tag, bytes), step)
+        self.shared.publish(|words| Bytes::store(words, None, tag, bytes), step)
     }
 }
 
@@ -498,7 +498,7 @@ impl<T: Pod + fmt::Debug + Send + Sync> TypedRing<T> {
     /// When the ring is closed, or when every slot that may be tried is held by a stalled publisher.
     #[inline]
     pub fn publish(&self, value: &T) -> Result<u64, PublishError> {
-        self.shared.publish(|words| Typed::store(words, value), |_, _| ())
+        self.shared.publish(|words| Typed::store(words, None, value), |_, _| ())
     }
 
     /// Publishes values with one claim for all of them (or for each `capacity` of them), and returns their
@@ -509,7 +509,7 @@ impl<T: Pod + fmt::Debug + Send + Sync> TypedRing<T> {
     /// As for [`publish`](Self::publish), with the number of values that are published.
     pub fn publish_batch(&self, values: &[T]) -> Result<Range<u64>, BatchError> {
         self.shared
-            .publish_batch(values.len(), |at, words| Typed::store(words, &values[at]))
+            .publish_batch(values.len(), |at, words| Typed::store(words, None, &values[at]))
             .map_err(|(published, error)| BatchError { published, index: published, error })
     }
 }
@@ -562,7 +562,11 @@ impl<P: Payload> Exclusive<P> {
     }
 
     #[inline(always)]
-    fn write(&mut self, n: usize, fill: impl Fn(usize, &[AtomicU64])) -> Result<Range<u64>, PublishError> {
+    fn write(
+        &mut self,
+        n: usize,
+        fill: impl Fn(usize, &[AtomicU64], usize),
+    ) -> Result<Range<u64>, PublishError> {
         let first = self.next;
         if n == 0 {
             return Ok(first..first);
@@ -575,7 +579,7 @@ impl<P: Payload> Exclusive<P> {
         let view = shared.slots.view();
         shared.slots.claim_exclusive(end - 1);
         for at in 0..n {
-            view.write_exclusive(self.next, self.slot, |words| fill(at, words));
+            view.write_exclusive(self.next, self.slot, |words, ahead| fill(at, words, ahead));
             self.slot = view.after(self.slot);
             self.next += 1;
         }
@@ -603,7 +607,7 @@ impl Exclusive {
     #[inline(always)]
     pub fn publish_tagged(&mut self, tag: u16, bytes: &[u8]) -> Result<u64, PublishError> {
         self.shared.check_len(bytes.len())?;
-        self.write(1, |_, words| Bytes::store(words, tag, bytes)).map(|seqs| seqs.start)
+        self.write(1, |_, words, ahead| Bytes::store(words, Some(ahead), tag, bytes)).map(|seqs| seqs.start)
     }
 
     /// Publishes events, each a tag and a payload, and returns their numbers.
@@ -613,8 +617,10 @@ impl Exclusive {
     /// As for [`publish`](Self::publish); nothing is published then.
     pub fn publish_batch(&mut self, events: &[(u16, &[u8])]) -> Result<Range<u64>, BatchError> {
         check_batch(&self.shared, events)?;
-        self.write(events.len(), |at, words| Bytes::store(words, events[at].0, events[at].1))
-            .map_err(|error| BatchError { published: 0, index: 0, error })
+        self.write(events.len(), |at, words, ahead| {
+            Bytes::store(words, Some(ahead), events[at].0, events[at].1)
+        })
+        .map_err(|error| BatchError { published: 0, index: 0, error })
     }
 }
 
@@ -626,7 +632,7 @@ impl<T: Pod + fmt::Debug + Send + Sync> Exclusive<Typed<T>> {
     /// When the ring is closed.
     #[inline(always)]
     pub fn publish(&mut self, value: &T) -> Result<u64, PublishError> {
-        self.write(1, |_, words| Typed::store(words, value)).map(|seqs| seqs.start)
+        self.write(1, |_, words, ahead| Typed::store(words, Some(ahead), value)).map(|seqs| seqs.start)
     }
 
     /// Publishes values and returns their numbers.
@@ -635,11 +641,8 @@ impl<T: Pod + fmt::Debug + Send + Sync> Exclusive<Typed<T>> {
     ///
     /// When the ring is closed; nothing is published then.
     pub fn publish_batch(&mut self, values: &[T]) -> Result<Range<u64>, BatchError> {
-        self.write(values.len(), |at, words| Typed::store(words, &values[at])).map_err(|error| BatchError {
-            published: 0,
-            index: 0,
-            error,
-        })
+        self.write(values.len(), |at, words, ahead| Typed::store(words, Some(ahead), &values[at]))
+            .map_err(|error| BatchError { published: 0, index: 0, error })
     }
 }
 

@@ -112,12 +112,16 @@ impl<'a, P: Payload> View<'a, P> {
         unsafe { (self.words.get_unchecked(at), self.words.get_unchecked(at + 1..at + self.stride)) }
     }
 
-    /// Writes the event of the only publisher there is.
+    /// Writes the event of the only publisher there is. `fill` also gets how many bytes further a slot lies that
+    /// will be written soon.
     #[inline(always)]
-    pub(crate) fn write_exclusive(&self, seq: u64, slot: u64, fill: impl FnOnce(&[AtomicU64])) {
+    pub(crate) fn write_exclusive(&self, seq: u64, slot: u64, fill: impl FnOnce(&[AtomicU64], usize)) {
         let (stamp, words) = self.slot(slot);
+        let soon = if slot + 2 < self.capacity { slot + 2 } else { 0 };
+        let ahead = soon.wrapping_sub(slot) as usize;
+        let ahead = ahead.wrapping_mul(self.stride * size_of::<AtomicU64>());
         stamp.store(seq << 1 | WRITING, Relaxed);
-        Slots::<P>::fill(stamp, words, seq, fill, &mut |_, _| ());
+        Slots::<P>::fill(stamp, words, seq, |words| fill(words, ahead), &mut |_, _| ());
     }
 
     /// Looks at the event of `next`, whose slot is `slot`. What `read` saw is thrown away if a publisher came

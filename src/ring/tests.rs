@@ -511,19 +511,26 @@ fn the_slot_of_a_seq_is_its_remainder() {
 
 #[test]
 fn copies_are_what_a_plain_loop_does() {
+    #[derive(Clone, Copy)]
+    enum Form {
+        Words,
+        Blocks,
+        BlocksAhead,
+    }
     const MAX: usize = 300;
     let source = (0..MAX + 8).map(|at| (at * 7 + at / 251) as u8 | 1).collect::<Vec<_>>();
     for len in 0..=MAX {
         for offset in 0..8 {
             let bytes = &source[offset..offset + len];
-            // One word more than it takes, and one less; in blocks and in words alone.
+            // One word more than it takes, and one less; in each form.
             let counts = [len.div_ceil(8) + 1, len.div_ceil(8).saturating_sub(1)];
-            for (count, words_only) in counts.into_iter().flat_map(|count| [(count, false), (count, true)]) {
+            let forms = [Form::Words, Form::Blocks, Form::BlocksAhead];
+            for (count, form) in counts.into_iter().flat_map(|count| forms.map(|form| (count, form))) {
                 let words = (0..count).map(|_| AtomicU64::new(u64::MAX)).collect::<Vec<_>>();
-                if words_only {
-                    copy::store_words(&words, bytes);
-                } else {
-                    copy::store(&words, bytes);
+                match form {
+                    Form::Words => copy::store_words(&words, bytes),
+                    Form::Blocks => copy::store(&words, bytes, None),
+                    Form::BlocksAhead => copy::store(&words, bytes, Some(64)),
                 }
                 let stored =
                     words.iter().flat_map(|word| word.load(Relaxed).to_ne_bytes()).collect::<Vec<_>>();
@@ -539,10 +546,9 @@ fn copies_are_what_a_plain_loop_does() {
 
                 let mut loaded = vec![0xaa; MAX + 16];
                 let part = &mut loaded[offset..offset + len];
-                if words_only {
-                    copy::load_words(&words, part)
-                } else {
-                    copy::load(&words, part)
+                match form {
+                    Form::Words => copy::load_words(&words, part),
+                    Form::Blocks | Form::BlocksAhead => copy::load(&words, part),
                 }
                 let mut expected = vec![0xaa; MAX + 16];
                 let held = len.min(count * 8);
