@@ -38,8 +38,10 @@ pub(crate) struct WaitList {
 struct Places {
     places: Vec<Place>,
     waiting: usize,
-    /// Where an interrupted walk goes on.
-    resume: usize,
+    /// Where a walk goes on, whether the one before came to its end or not: so none waits for ever behind others.
+    next: usize,
+    /// How many places the walk has not come to.
+    left: usize,
 }
 
 enum Place {
@@ -79,6 +81,7 @@ impl WaitList {
             let key = free.unwrap_or(list.places.len());
             if free.is_none() {
                 list.places.push(Place::Free);
+                list.left += usize::from(list.left > 0); // it may lie in the way of a walk
             }
             list.places[key] = Place::Taken(None);
             Key(key)
@@ -167,19 +170,18 @@ impl WaitList {
         while self.requested.load(Relaxed) != request::NOTHING {
             let mut wakers = [const { None::<Waker> }; WAKE_BATCH];
             let Some(mut list) = self.places.try_lock() else { return };
-            let mut at = match self.requested.swap(request::NOTHING, Relaxed) {
-                request::NOTHING => list.places.len(), // served meanwhile
-                request::RESUME => list.resume,
-                _ => 0,
-            };
+            if self.requested.swap(request::NOTHING, Relaxed) == request::WALK {
+                list.left = list.places.len();
+            }
             let mut taken = 0;
-            while taken < WAKE_BATCH && at < list.places.len() {
+            while taken < WAKE_BATCH && list.left > 0 {
+                let at = list.next % list.places.len();
                 wakers[taken] = list.swap_waker(at, None);
                 taken += usize::from(wakers[taken].is_some());
-                at += 1;
+                list.next = at + 1;
+                list.left -= 1;
             }
-            if at < list.places.len() {
-                list.resume = at;
+            if list.left > 0 {
                 self.requested.fetch_max(request::RESUME, Relaxed);
             }
             self.waiting.store(list.waiting, Relaxed);

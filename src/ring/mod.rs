@@ -21,8 +21,8 @@
 //!   that it will never get, and goes on with the oldest event there is. For every reader, what was delivered,
 //!   skipped by its filter and reported as dropped adds up to the last seq.
 //! - **A publisher never blocks, allocates or waits**: not for readers, and not for a publisher that was
-//!   descheduled in the middle of its copy. Every publish ends after a bounded number of steps. Where readers
-//!   sleep, it makes the system calls that wake them.
+//!   descheduled in the middle of its copy. Its event is in the ring, or refused, after a bounded number of steps.
+//!   Where readers sleep, it then makes the system calls that wake them.
 //! - **A reader never slows a publisher**, nor another reader: it writes nothing that they read, until it sleeps.
 //!
 //! The protocol, and the pair of every ordering in it, is told in the [design page](crate::design).

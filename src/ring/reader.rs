@@ -428,7 +428,7 @@ mod waiting {
         }
     }
 
-    /// Ends the waiting of one reader, from any thread.
+    /// Ends the waiting of one reader, from any thread. Keeps the ring's memory, as a reader does.
     ///
     /// ```
     /// use lapwing::ring::{ReadError, Ring};
