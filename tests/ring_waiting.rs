@@ -4,7 +4,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
@@ -446,6 +446,8 @@ fn a_waker_may_use_the_ring() {
 
 #[cfg(feature = "futures")]
 mod stream {
+    use std::pin::Pin;
+
     use futures_core::Stream;
     use lapwing::ring::{Events, OwnedEvent, Payload};
 

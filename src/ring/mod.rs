@@ -36,6 +36,7 @@
 
 mod copy;
 mod error;
+mod handle;
 mod publish;
 mod reader;
 mod slots;
@@ -55,7 +56,8 @@ use crate::sync::AtomicU64;
 #[cfg(feature = "std")]
 pub use error::ReadError;
 pub use error::{BatchError, ConfigError, PositionError, PublishError, TryReadError};
-pub use publish::{Config, Exclusive, Handle, Ring, RingOf, TypedRing, Wait};
+pub use handle::{Handle, Wait};
+pub use publish::{Config, Exclusive, Ring, RingOf, TypedRing};
 #[cfg(feature = "std")]
 pub use reader::Canceller;
 #[cfg(feature = "futures")]

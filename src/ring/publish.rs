@@ -3,28 +3,18 @@
 use alloc::sync::Arc;
 use core::fmt;
 use core::ops::{Deref, Range};
-use core::sync::atomic::Ordering::Relaxed;
 
 use bytemuck::Pod;
 
-use super::error::{BatchError, ConfigError, PositionError, PublishError};
-use super::reader::Reader;
-use super::slots::{MAX_SEQ, Slots, Step, Written};
+use super::error::{BatchError, ConfigError, PublishError};
+use super::handle::{Handle, Shared, Wait};
+#[cfg(any(test, loom))]
+use super::slots::Step;
+use super::slots::{MAX_SEQ, Slots};
 use super::{Bytes, MAX_SLOT_BYTES, Payload, Typed};
-use crate::sync::{AtomicU64, CLAIM_TRIES};
+use crate::sync::AtomicU64;
 #[cfg(feature = "std")]
 use crate::wait::WaitList;
-
-/// What readers do while there is nothing to read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Wait {
-    /// Look for a few microseconds, then sleep until a publisher wakes them. A publisher pays one load to see
-    /// that nobody sleeps (on Linux; elsewhere also a full fence), and the system calls that wake whoever does.
-    #[default]
-    Park,
-    /// Never sleep: a waiting reader looks again and again, at the cost of a whole core. A publisher pays nothing.
-    Spin,
-}
 
 /// How a ring is made.
 ///
@@ -83,227 +73,6 @@ impl Config {
     /// As for [`bytes`](Self::bytes).
     pub fn typed<T: Pod + fmt::Debug + Send + Sync>(self) -> Result<TypedRing<T>, ConfigError> {
         TypedRing::make(self, Typed::<T>::STRIDE.unwrap_or(0), size_of::<T>())
-    }
-}
-
-/// What publishers, readers and handles of one ring share.
-pub(super) struct Shared<P> {
-    pub(super) slots: Slots<P>,
-    pub(super) slot_bytes: usize,
-    #[cfg(feature = "std")]
-    pub(super) waiters: Option<WaitList>,
-    wait: Wait,
-    overruns: AtomicU64,
-    abandoned: AtomicU64,
-}
-
-impl<P: Payload> Shared<P> {
-    /// To be called when anything has changed for readers.
-    #[inline(always)]
-    fn notify(&self) {
-        #[cfg(feature = "std")]
-        if let Some(waiters) = &self.waiters {
-            waiters.notify();
-        }
-    }
-
-    fn close(&self) -> bool {
-        let closed = self.slots.close();
-        #[cfg(feature = "std")]
-        if let (true, Some(waiters)) = (closed, &self.waiters) {
-            waiters.wake_all();
-        }
-        closed
-    }
-
-    fn check_len(&self, len: usize) -> Result<(), PublishError> {
-        if len > self.slot_bytes {
-            return Err(PublishError::TooLarge { len, slot_bytes: self.slot_bytes });
-        }
-        Ok(())
-    }
-
-    fn max_tries(&self) -> u64 {
-        CLAIM_TRIES.min(self.slots.capacity())
-    }
-
-    #[inline(always)]
-    fn write(&self, seq: u64, fill: impl FnOnce(&[AtomicU64]), step: &mut impl FnMut(Step, u64)) -> bool {
-        match self.slots.write(seq, self.slots.slot_of(seq), fill, step) {
-            Written::Committed => return true,
-            Written::Overrun => self.overruns.fetch_add(1, Relaxed),
-            Written::Abandoned => return false,
-        };
-        true
-    }
-
-    #[inline(always)]
-    fn publish(
-        &self,
-        fill: impl Fn(&[AtomicU64]),
-        mut step: impl FnMut(Step, u64),
-    ) -> Result<u64, PublishError> {
-        let mut tried = 0;
-        let result = loop {
-            let Some(seq) = self.slots.claim(1) else { break Err(PublishError::Closed) };
-            if self.write(seq, &fill, &mut step) {
-                break Ok(seq);
-            }
-            tried += 1;
-            if tried == self.max_tries() {
-                break Err(PublishError::Stalled { tried });
-            }
-        };
-        self.given_up(tried);
-        self.notify();
-        result
-    }
-
-    #[inline(always)]
-    fn given_up(&self, seqs: u64) {
-        if seqs != 0 {
-            self.abandoned.fetch_add(seqs, Relaxed);
-        }
-    }
-
-    /// Publishes `n` events, of which `fill` writes the one at an index. On an error, with how many before it.
-    fn publish_batch(
-        &self,
-        n: usize,
-        fill: impl Fn(usize, &[AtomicU64]),
-    ) -> Result<Range<u64>, (usize, PublishError)> {
-        let mut done = 0;
-        let mut seqs = 0..0;
-        let mut tried = 0; // since the last event that went in
-        let mut given_up = 0;
-        let mut result = Ok(());
-        while done < n && result.is_ok() {
-            let claimed = ((n - done) as u64).min(self.slots.capacity());
-            let Some(first) = self.slots.claim(claimed) else {
-                result = Err(PublishError::Closed);
-                break;
-            };
-            for seq in first..first + claimed {
-                if result.is_err() {
-                    self.slots.abandon(seq);
-                    given_up += 1;
-                } else if self.write(seq, |words| fill(done, words), &mut |_, _| ()) {
-                    if done == 0 {
-                        seqs.start = seq;
-                    }
-                    seqs.end = seq + 1;
-                    done += 1;
-                    tried = 0;
-                } else {
-                    tried += 1;
-                    given_up += 1;
-                    if tried == self.max_tries() {
-                        result = Err(PublishError::Stalled { tried });
-                    }
-                }
-            }
-        }
-        self.given_up(given_up);
-        self.notify();
-        result.map(|()| seqs).map_err(|error| (done, error))
-    }
-}
-
-/// A ring seen from outside, for those who do not publish: it makes readers and tells how things stand. It can
-/// be cloned, and does not keep the ring from being closed.
-pub struct Handle<P: Payload = Bytes> {
-    pub(super) shared: Arc<Shared<P>>,
-}
-
-impl<P: Payload> Clone for Handle<P> {
-    fn clone(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared) }
-    }
-}
-
-impl<P: Payload> Handle<P> {
-    /// A reader that starts with the oldest event there is.
-    pub fn reader_from_oldest(&self) -> Reader<P> {
-        Reader::new(self, self.shared.slots.oldest())
-    }
-
-    /// A reader that starts after everything that is [`readable`](Self::readable) now: it gets what
-    /// is still being written, and all that is published later. Costs one look at every slot.
-    pub fn reader_from_now(&self) -> Reader<P> {
-        Reader::new(self, self.readable() + 1)
-    }
-
-    /// A reader that starts after the event `seq`: 0 before the first one, the newest for what comes next. When
-    /// what follows `seq` is overwritten already, the first read says so.
-    ///
-    /// # Errors
-    ///
-    /// When `seq` is beyond the newest event: such a position is not of this ring.
-    pub fn reader_after(&self, seq: u64) -> Result<Reader<P>, PositionError> {
-        Ok(Reader::new(self, self.position_after(seq)?))
-    }
-
-    pub(super) fn position_after(&self, seq: u64) -> Result<u64, PositionError> {
-        let newest = self.newest();
-        if seq > newest { Err(PositionError { given: seq, newest }) } else { Ok(seq + 1) }
-    }
-
-    /// The last claimed seq; one before the first, if there is none. Its event may still be on its way.
-    pub fn newest(&self) -> u64 {
-        self.shared.slots.newest()
-    }
-
-    /// The oldest seq that can still be there.
-    pub fn oldest(&self) -> u64 {
-        self.shared.slots.oldest()
-    }
-
-    /// The last seq up to which a reader waits for none: each one is readable, or overwritten, or given up.
-    /// Costs one look at every slot.
-    pub fn readable(&self) -> u64 {
-        self.shared.slots.readable()
-    }
-
-    /// How many events the ring holds.
-    pub fn capacity(&self) -> u64 {
-        self.shared.slots.capacity()
-    }
-
-    /// The most bytes a payload can have.
-    pub fn slot_bytes(&self) -> usize {
-        self.shared.slot_bytes
-    }
-
-    /// The bytes of memory that the slots take.
-    pub fn memory(&self) -> usize {
-        self.shared.slots.memory()
-    }
-
-    /// What readers do while there is nothing to read.
-    pub fn wait(&self) -> Wait {
-        self.shared.wait
-    }
-
-    /// How many events were overwritten before their publisher could write them: it was stopped for a whole lap.
-    /// Readers count them as dropped.
-    pub fn overruns(&self) -> u64 {
-        self.shared.overruns.load(Relaxed)
-    }
-
-    /// How many numbers were given up because an earlier event was still being written to their slot. Readers
-    /// count them as dropped: what was published, and this, is what was delivered, skipped and dropped.
-    pub fn abandoned(&self) -> u64 {
-        self.shared.abandoned.load(Relaxed)
-    }
-}
-
-impl<P: Payload> fmt::Debug for Handle<P> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Handle")
-            .field("capacity", &self.capacity())
-            .field("slot_bytes", &self.slot_bytes())
-            .field("newest", &self.newest())
-            .finish_non_exhaustive()
     }
 }
 
@@ -561,6 +330,7 @@ impl<P: Payload> Exclusive<P> {
         PublishError::Closed
     }
 
+    /// At most a lap.
     #[inline(always)]
     fn write(
         &mut self,
@@ -568,9 +338,6 @@ impl<P: Payload> Exclusive<P> {
         fill: impl Fn(usize, &[AtomicU64], usize),
     ) -> Result<Range<u64>, PublishError> {
         let first = self.next;
-        if n == 0 {
-            return Ok(first..first);
-        }
         if n as u64 > self.end - first {
             return Err(self.refuse());
         }
@@ -585,6 +352,25 @@ impl<P: Payload> Exclusive<P> {
         }
         shared.notify();
         Ok(first..end)
+    }
+
+    /// All of `n`, or nothing. A lap at a time, so that readers neither miss what is not written yet, nor sleep
+    /// while they are lapped.
+    pub(super) fn write_batch(
+        &mut self,
+        n: usize,
+        fill: impl Fn(usize, &[AtomicU64], usize),
+    ) -> Result<Range<u64>, BatchError> {
+        let first = self.next;
+        let refused = |error| BatchError { published: 0, index: 0, error };
+        if n != 0 && n as u64 > self.end - first {
+            return Err(refused(self.refuse()));
+        }
+        let lap = usize::try_from(self.capacity()).unwrap_or(usize::MAX);
+        for at in (0..n).step_by(lap) {
+            self.write(lap.min(n - at), |i, words, ahead| fill(at + i, words, ahead)).map_err(refused)?;
+        }
+        Ok(first..self.next)
     }
 }
 
@@ -617,10 +403,9 @@ impl Exclusive {
     /// As for [`publish`](Self::publish); nothing is published then.
     pub fn publish_batch(&mut self, events: &[(u16, &[u8])]) -> Result<Range<u64>, BatchError> {
         check_batch(&self.shared, events)?;
-        self.write(events.len(), |at, words, ahead| {
+        self.write_batch(events.len(), |at, words, ahead| {
             Bytes::store(words, Some(ahead), events[at].0, events[at].1)
         })
-        .map_err(|error| BatchError { published: 0, index: 0, error })
     }
 }
 
@@ -641,8 +426,7 @@ impl<T: Pod + fmt::Debug + Send + Sync> Exclusive<Typed<T>> {
     ///
     /// When the ring is closed; nothing is published then.
     pub fn publish_batch(&mut self, values: &[T]) -> Result<Range<u64>, BatchError> {
-        self.write(values.len(), |at, words, ahead| Typed::store(words, Some(ahead), &values[at]))
-            .map_err(|error| BatchError { published: 0, index: 0, error })
+        self.write_batch(values.len(), |at, words, ahead| Typed::store(words, Some(ahead), &values[at]))
     }
 }
 

@@ -5,7 +5,7 @@ use core::fmt;
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::error::{PositionError, TryReadError};
-use super::publish::{Handle, Shared};
+use super::handle::{Handle, Shared};
 use super::slots::Absent;
 use super::{Bytes, Dropped, Payload, Read, Typed, copy};
 use crate::sync::AtomicU64;
@@ -52,8 +52,31 @@ pub type TypedReader<T> = Reader<Typed<T>>;
 /// A seq, and what is known of the event in the buffer.
 type Found<P> = (u64, <P as Payload>::Meta);
 
+impl<P: Payload> Handle<P> {
+    /// A reader that starts with the oldest event there is.
+    pub fn reader_from_oldest(&self) -> Reader<P> {
+        Reader::new(self, self.shared.slots.oldest())
+    }
+
+    /// A reader that starts after everything that is [`readable`](Self::readable) now: it gets what
+    /// is still being written, and all that is published later. Costs one look at every slot.
+    pub fn reader_from_now(&self) -> Reader<P> {
+        Reader::new(self, self.readable() + 1)
+    }
+
+    /// A reader that starts after the event `seq`: 0 before the first one, the newest for what comes next. When
+    /// what follows `seq` is overwritten already, the first read says so.
+    ///
+    /// # Errors
+    ///
+    /// When `seq` is beyond the newest event: such a position is not of this ring.
+    pub fn reader_after(&self, seq: u64) -> Result<Reader<P>, PositionError> {
+        Ok(Reader::new(self, self.position_after(seq)?))
+    }
+}
+
 impl<P: Payload> Reader<P> {
-    pub(super) fn new(handle: &Handle<P>, next: u64) -> Self {
+    fn new(handle: &Handle<P>, next: u64) -> Self {
         let shared = &handle.shared;
         Self {
             next,
@@ -386,7 +409,7 @@ mod waiting {
     use std::time::{Duration, Instant};
 
     use super::super::error::{ReadError, TryReadError};
-    use super::super::publish::Shared;
+    use super::super::handle::Shared;
     use super::super::{Payload, Read};
     use super::{Found, Reader};
     use crate::sync::{AtomicBool, CANCEL_R, CANCELLED_A, Sleeper, spin};

@@ -1,5 +1,6 @@
 //! Tests that need the inside: stopped publishers, the arithmetic of slots, the range's end, sleeping readers.
 
+use std::cell::RefCell;
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
@@ -307,6 +308,22 @@ fn a_batch_that_is_refused_in_the_middle_tells_how_far_it_came() {
     let last = ring.newest();
     assert_eq!(ring.abandoned() + 2 + 18, last);
     assert_eq!(ring.publish_batch(&[(0, &b"y"[..]); 20]), Ok(last + 1..last + 21));
+}
+
+#[test]
+fn an_exclusive_batch_of_several_laps_loses_only_what_it_has_overwritten() {
+    let mut publisher = Ring::new(2, 8).unwrap().into_exclusive();
+    let reader = RefCell::new(publisher.reader_from_oldest());
+    let during = RefCell::new(None);
+    let seqs = publisher.write_batch(6, |at, words, ahead| {
+        Bytes::store(words, Some(ahead), 0, b"x");
+        if at == 2 {
+            during.replace(Some(read(&mut reader.borrow_mut())));
+        }
+    });
+    assert_eq!(seqs, Ok(1..7));
+    assert_eq!(during.take(), Some(Ok(Got::Dropped(1, 2))), "3 to 6 could still be read");
+    assert_eq!(drain(&mut reader.borrow_mut()).0, [Got::Dropped(3, 4), E(5), E(6)]);
 }
 
 #[test]

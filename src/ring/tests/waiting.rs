@@ -272,3 +272,30 @@ fn a_task_is_registered_while_its_future_waits() {
     drop(reader);
     assert_eq!(list(&ring).waiting(), 0);
 }
+
+#[test]
+fn a_batch_of_several_laps_wakes_after_each() {
+    let ring = Ring::new(2, 8).unwrap();
+    let mut reader = ring.reader_from_oldest();
+    let mut cx = Context::from_waker(Waker::noop());
+    let waiting = RefCell::new(Vec::new());
+    let mut future = Box::pin(reader.read_async());
+    assert!(future.as_mut().poll(&mut cx).is_pending());
+    let seqs = ring.shared.publish_batch(6, |_, words| {
+        waiting.borrow_mut().push(list(&ring).waiting());
+        Bytes::store(words, None, 0, b"x");
+    });
+    assert_eq!((seqs, waiting.take()), (Ok(1..7), vec![1, 1, 0, 0, 0, 0]));
+
+    drop(future);
+    reader.move_to_now();
+    let mut publisher = ring.into_exclusive();
+    let handle = publisher.handle();
+    let mut future = pin!(reader.read_async());
+    assert!(future.as_mut().poll(&mut cx).is_pending());
+    let seqs = publisher.write_batch(6, |_, words, ahead| {
+        waiting.borrow_mut().push(list(&handle).waiting());
+        Bytes::store(words, Some(ahead), 0, b"x");
+    });
+    assert_eq!((seqs, waiting.take()), (Ok(7..13), vec![1, 1, 0, 0, 0, 0]));
+}
