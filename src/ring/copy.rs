@@ -14,10 +14,10 @@ const WORD: usize = 8;
 /// The unit of the wide copy, in bytes.
 pub(super) const BLOCK: usize = 64;
 
-/// Stores `bytes` into `words`, the last word padded with zeros. What does not fit is left out. As much will
-/// soon be stored `ahead` bytes further on: the cache lines there are asked for.
+/// Stores `bytes` into `words`, the last word padded with zeros. What does not fit is left out. Prefetches as much
+/// `ahead` bytes further on, where it will soon be stored too.
 #[inline(always)]
-pub(crate) fn store(words: &[AtomicU64], bytes: &[u8], ahead: Option<usize>) {
+pub(crate) fn store(words: &[AtomicU64], bytes: &[u8], ahead: usize) {
     let done = wide::store(words, bytes, ahead);
     if done != bytes.len()
         && let Some(words) = words.get(done / WORD..)
@@ -26,10 +26,11 @@ pub(crate) fn store(words: &[AtomicU64], bytes: &[u8], ahead: Option<usize>) {
     }
 }
 
-/// Loads `bytes.len()` bytes from `words`. What they do not hold is left as it was.
+/// Loads `bytes.len()` bytes from `words`. What they do not hold is left as it was. Prefetches as much `ahead` bytes
+/// further on, where it will soon be loaded too.
 #[inline(always)]
-pub(crate) fn load(words: &[AtomicU64], bytes: &mut [u8]) {
-    let done = wide::load(words, bytes);
+pub(crate) fn load(words: &[AtomicU64], bytes: &mut [u8], ahead: usize) {
+    let done = wide::load(words, bytes, ahead);
     if done != bytes.len()
         && let Some(words) = words.get(done / WORD..)
     {
@@ -88,13 +89,14 @@ mod wide {
 
     use super::{AtomicU64, BLOCK};
 
-    /// Moves `$len` bytes up from the first, a block at a time, and executes `$first` before and `$each` beside.
+    /// Moves `$len` bytes up from the first, a block at a time, with a prefetch of the line before and of one for
+    /// each block.
     macro_rules! copy_blocks {
-        ($from:expr, $to:expr, $len:expr, $first:literal, $each:literal, $($operands:tt)*) => {
+        ($prefetch:literal, $from:expr, $to:expr, $len:expr, $ahead:expr) => {
             asm!(
-                $first,
+                concat!($prefetch, " [{ahead}]"),
                 "2:",
-                $each,
+                concat!($prefetch, " [{ahead} + {i} + 63]"),
                 "movups {a}, [{from} + {i}]",
                 "movups {b}, [{from} + {i} + 16]",
                 "movups {c}, [{from} + {i} + 32]",
@@ -109,12 +111,12 @@ mod wide {
                 from = in(reg) $from,
                 to = in(reg) $to,
                 len = in(reg) $len,
+                ahead = in(reg) $ahead,
                 i = inout(reg) 0usize => _,
                 a = out(xmm_reg) _,
                 b = out(xmm_reg) _,
                 c = out(xmm_reg) _,
                 d = out(xmm_reg) _,
-                $($operands)*
                 options(nostack),
             )
         };
@@ -122,44 +124,29 @@ mod wide {
 
     /// Stores the whole blocks of `bytes` that `words` have room for; returns their length in bytes.
     #[inline(always)]
-    pub(super) fn store(words: &[AtomicU64], bytes: &[u8], ahead: Option<usize>) -> usize {
+    pub(super) fn store(words: &[AtomicU64], bytes: &[u8], ahead: usize) -> usize {
         let len = whole_blocks(words, bytes.len());
         let (from, to) = (bytes.as_ptr(), words.as_ptr());
-        if len == 0 {
-            return 0;
-        }
-        // SAFETY: the loop reads and writes the blocks at 0, 64, ... below `len`, a positive multiple of 64 that both
-        // slices hold, and uses no stack. The words may be written through a shared reference since they are atomics,
-        // and may race since they are only ever accessed atomically: each move stands for two relaxed stores of a
-        // word. `prefetchw` is a hint: it takes any address, and does nothing on a processor that does not know it.
-        unsafe {
-            if let Some(ahead) = ahead {
-                let soon = to.wrapping_byte_add(ahead);
-                copy_blocks!(
-                    from,
-                    to,
-                    len,
-                    "prefetchw [{soon}]",
-                    "prefetchw [{soon} + {i} + 63]",
-                    soon = in(reg) soon,
-                );
-            } else {
-                copy_blocks!(from, to, len, "", "",);
-            }
+        if len != 0 {
+            // SAFETY: the loop reads and writes the blocks at 0, 64, ... below `len`, a positive multiple of 64 that
+            // both slices hold, and uses no stack. The words may be written through a shared reference since they
+            // are atomics, and may race since they are only ever accessed atomically: each move stands for two
+            // relaxed stores of a word. The prefetch is a hint: it takes any address, and does nothing on a processor
+            // that does not know it.
+            unsafe { copy_blocks!("prefetchw", from, to, len, to.wrapping_byte_add(ahead)) }
         }
         len
     }
 
     /// Loads the whole blocks of `bytes` that `words` hold; returns their length in bytes.
     #[inline(always)]
-    pub(super) fn load(words: &[AtomicU64], bytes: &mut [u8]) -> usize {
+    pub(super) fn load(words: &[AtomicU64], bytes: &mut [u8], ahead: usize) -> usize {
         let len = whole_blocks(words, bytes.len());
+        let (from, to) = (words.as_ptr(), bytes.as_mut_ptr());
         if len != 0 {
-            // SAFETY: as in `store`, each move standing for two relaxed loads; the bytes are borrowed for this
-            // call alone.
-            unsafe {
-                copy_blocks!(words.as_ptr(), bytes.as_mut_ptr(), len, "", "",);
-            }
+            // SAFETY: as in `store`, each move standing for two relaxed loads; the bytes are borrowed for this call
+            // alone.
+            unsafe { copy_blocks!("prefetcht0", from, to, len, from.wrapping_byte_add(ahead)) }
         }
         len
     }
@@ -174,11 +161,11 @@ mod wide {
 mod wide {
     use super::AtomicU64;
 
-    pub(super) fn store(_: &[AtomicU64], _: &[u8], _: Option<usize>) -> usize {
+    pub(super) fn store(_: &[AtomicU64], _: &[u8], _: usize) -> usize {
         0
     }
 
-    pub(super) fn load(_: &[AtomicU64], _: &mut [u8]) -> usize {
+    pub(super) fn load(_: &[AtomicU64], _: &mut [u8], _: usize) -> usize {
         0
     }
 }

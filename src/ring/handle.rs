@@ -65,7 +65,12 @@ impl<P: Payload> Shared<P> {
     }
 
     #[inline(always)]
-    fn write(&self, seq: u64, fill: impl FnOnce(&[AtomicU64]), step: &mut impl FnMut(Step, u64)) -> bool {
+    fn write(
+        &self,
+        seq: u64,
+        fill: impl FnOnce(&[AtomicU64], usize),
+        step: &mut impl FnMut(Step, u64),
+    ) -> bool {
         match self.slots.write(seq, self.slots.slot_of(seq), fill, step) {
             Written::Committed => return true,
             Written::Overrun => self.overruns.fetch_add(1, Relaxed),
@@ -77,7 +82,7 @@ impl<P: Payload> Shared<P> {
     #[inline(always)]
     pub(super) fn publish(
         &self,
-        fill: impl Fn(&[AtomicU64]),
+        fill: impl Fn(&[AtomicU64], usize),
         mut step: impl FnMut(Step, u64),
     ) -> Result<u64, PublishError> {
         let mut tried = 0;
@@ -107,7 +112,7 @@ impl<P: Payload> Shared<P> {
     pub(super) fn publish_batch(
         &self,
         n: usize,
-        fill: impl Fn(usize, &[AtomicU64]),
+        fill: impl Fn(usize, &[AtomicU64], usize),
     ) -> Result<Range<u64>, (usize, PublishError)> {
         let mut done = 0;
         let mut seqs = 0..0;
@@ -124,7 +129,7 @@ impl<P: Payload> Shared<P> {
                 if result.is_err() {
                     self.slots.abandon(seq);
                     given_up += 1;
-                } else if self.write(seq, |words| fill(done, words), &mut |_, _| ()) {
+                } else if self.write(seq, |words, ahead| fill(done, words, ahead), &mut |_, _| ()) {
                     if done == 0 {
                         seqs.start = seq;
                     }

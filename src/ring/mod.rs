@@ -88,7 +88,7 @@ pub trait Payload: sealed::Sealed + Sized + 'static {
     #[doc(hidden)]
     fn tag(words: &[AtomicU64]) -> u16;
     #[doc(hidden)]
-    fn load(words: &[AtomicU64], buffer: &mut Self::Buffer) -> Self::Meta;
+    fn load(words: &[AtomicU64], ahead: usize, buffer: &mut Self::Buffer) -> Self::Meta;
     #[doc(hidden)]
     fn event(seq: u64, meta: Self::Meta, buffer: &Self::Buffer) -> Self::Event<'_>;
     #[doc(hidden)]
@@ -204,7 +204,7 @@ impl Bytes {
     }
 
     #[inline(always)]
-    fn store(words: &[AtomicU64], ahead: Option<usize>, tag: u16, bytes: &[u8]) {
+    fn store(words: &[AtomicU64], ahead: usize, tag: u16, bytes: &[u8]) {
         words[0].store((bytes.len() as u64) << TAG_BITS | u64::from(tag), Relaxed);
         copy::store(&words[1..], bytes, ahead);
     }
@@ -233,10 +233,10 @@ impl Payload for Bytes {
     }
 
     #[inline(always)]
-    fn load(words: &[AtomicU64], buffer: &mut Box<[u8]>) -> (usize, u16) {
+    fn load(words: &[AtomicU64], ahead: usize, buffer: &mut Box<[u8]>) -> (usize, u16) {
         let header = words[0].load(Relaxed);
         let len = Self::len(header, buffer.len());
-        copy::load(&words[1..], &mut buffer[..len]);
+        copy::load(&words[1..], &mut buffer[..len], ahead);
         (len, header as u16)
     }
 
@@ -258,7 +258,7 @@ impl<T: Pod> Typed<T> {
     };
 
     #[inline(always)]
-    fn store(words: &[AtomicU64], ahead: Option<usize>, value: &T) {
+    fn store(words: &[AtomicU64], ahead: usize, value: &T) {
         let bytes = bytemuck::bytes_of(value);
         if size_of::<T>() < copy::BLOCK {
             copy::store_words(words, bytes);
@@ -282,13 +282,13 @@ impl<T: Pod + fmt::Debug + Send + Sync> Payload for Typed<T> {
     }
 
     #[inline(always)]
-    fn load(words: &[AtomicU64], (): &mut ()) -> T {
+    fn load(words: &[AtomicU64], ahead: usize, (): &mut ()) -> T {
         let mut value = T::zeroed();
         let bytes = bytemuck::bytes_of_mut(&mut value);
         if size_of::<T>() < copy::BLOCK {
             copy::load_words(words, bytes);
         } else {
-            copy::load(words, bytes);
+            copy::load(words, bytes, ahead);
         }
         value
     }

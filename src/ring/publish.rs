@@ -210,7 +210,7 @@ impl Ring {
     pub fn publish_tagged(&self, tag: u16, bytes: &[u8]) -> Result<u64, PublishError> {
         let shared = &*self.shared;
         shared.check_len(bytes.len())?;
-        shared.publish(|words| Bytes::store(words, None, tag, bytes), |_, _| ())
+        shared.publish(|words, ahead| Bytes::store(words, ahead, tag, bytes), |_, _| ())
     }
 
     /// Publishes events, each a tag and a payload, with one claim for all of them (or for each `capacity`
@@ -224,7 +224,9 @@ impl Ring {
     pub fn publish_batch(&self, events: &[(u16, &[u8])]) -> Result<Range<u64>, BatchError> {
         check_batch(&self.shared, events)?;
         self.shared
-            .publish_batch(events.len(), |at, words| Bytes::store(words, None, events[at].0, events[at].1))
+            .publish_batch(events.len(), |at, words, ahead| {
+                Bytes::store(words, ahead, events[at].0, events[at].1)
+            })
             .map_err(|(published, error)| BatchError { published, index: published, error })
     }
 
@@ -238,7 +240,7 @@ impl Ring {
         step: impl FnMut(Step, u64),
     ) -> Result<u64, PublishError> {
         self.shared.check_len(bytes.len())?;
-        self.shared.publish(|words| Bytes::store(words, None, tag, bytes), step)
+        self.shared.publish(|words, ahead| Bytes::store(words, ahead, tag, bytes), step)
     }
 }
 
@@ -267,7 +269,7 @@ impl<T: Pod + fmt::Debug + Send + Sync> TypedRing<T> {
     /// When the ring is closed, or when every slot that may be tried is held by a stalled publisher.
     #[inline]
     pub fn publish(&self, value: &T) -> Result<u64, PublishError> {
-        self.shared.publish(|words| Typed::store(words, None, value), |_, _| ())
+        self.shared.publish(|words, ahead| Typed::store(words, ahead, value), |_, _| ())
     }
 
     /// Publishes values with one claim for all of them (or for each `capacity` of them), and returns their
@@ -278,7 +280,7 @@ impl<T: Pod + fmt::Debug + Send + Sync> TypedRing<T> {
     /// As for [`publish`](Self::publish), with the number of values that are published.
     pub fn publish_batch(&self, values: &[T]) -> Result<Range<u64>, BatchError> {
         self.shared
-            .publish_batch(values.len(), |at, words| Typed::store(words, None, &values[at]))
+            .publish_batch(values.len(), |at, words, ahead| Typed::store(words, ahead, &values[at]))
             .map_err(|(published, error)| BatchError { published, index: published, error })
     }
 }
@@ -393,7 +395,7 @@ impl Exclusive {
     #[inline(always)]
     pub fn publish_tagged(&mut self, tag: u16, bytes: &[u8]) -> Result<u64, PublishError> {
         self.shared.check_len(bytes.len())?;
-        self.write(1, |_, words, ahead| Bytes::store(words, Some(ahead), tag, bytes)).map(|seqs| seqs.start)
+        self.write(1, |_, words, ahead| Bytes::store(words, ahead, tag, bytes)).map(|seqs| seqs.start)
     }
 
     /// Publishes events, each a tag and a payload, and returns their numbers.
@@ -404,7 +406,7 @@ impl Exclusive {
     pub fn publish_batch(&mut self, events: &[(u16, &[u8])]) -> Result<Range<u64>, BatchError> {
         check_batch(&self.shared, events)?;
         self.write_batch(events.len(), |at, words, ahead| {
-            Bytes::store(words, Some(ahead), events[at].0, events[at].1)
+            Bytes::store(words, ahead, events[at].0, events[at].1)
         })
     }
 }
@@ -417,7 +419,7 @@ impl<T: Pod + fmt::Debug + Send + Sync> Exclusive<Typed<T>> {
     /// When the ring is closed.
     #[inline(always)]
     pub fn publish(&mut self, value: &T) -> Result<u64, PublishError> {
-        self.write(1, |_, words, ahead| Typed::store(words, Some(ahead), value)).map(|seqs| seqs.start)
+        self.write(1, |_, words, ahead| Typed::store(words, ahead, value)).map(|seqs| seqs.start)
     }
 
     /// Publishes values and returns their numbers.
@@ -426,7 +428,7 @@ impl<T: Pod + fmt::Debug + Send + Sync> Exclusive<Typed<T>> {
     ///
     /// When the ring is closed; nothing is published then.
     pub fn publish_batch(&mut self, values: &[T]) -> Result<Range<u64>, BatchError> {
-        self.write_batch(values.len(), |at, words, ahead| Typed::store(words, Some(ahead), &values[at]))
+        self.write_batch(values.len(), |at, words, ahead| Typed::store(words, ahead, &values[at]))
     }
 }
 

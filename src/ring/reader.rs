@@ -6,7 +6,7 @@ use core::sync::atomic::Ordering::Relaxed;
 
 use super::error::{PositionError, TryReadError};
 use super::handle::{Handle, Shared};
-use super::slots::Absent;
+use super::slots::{Absent, READER_AHEAD};
 use super::{Bytes, Dropped, Payload, Read, Typed, copy};
 use crate::sync::AtomicU64;
 
@@ -39,6 +39,8 @@ pub struct Reader<P: Payload = Bytes> {
     next: u64,
     /// The slot of `next`.
     slot: u64,
+    /// `next` when it was not there the last time.
+    missed: u64,
     buffer: P::Buffer,
     filter: Option<Arc<Filter>>,
     skipped: u64,
@@ -81,6 +83,7 @@ impl<P: Payload> Reader<P> {
         Self {
             next,
             slot: shared.slots.slot_of(next),
+            missed: next,
             buffer: P::buffer(shared.slot_bytes),
             filter: None,
             skipped: 0,
@@ -161,26 +164,33 @@ impl<P: Payload> Reader<P> {
 
     #[inline(always)]
     fn poll(&mut self) -> Result<Read<Found<P>>, TryReadError> {
-        self.poll_with(|_, words, buffer| P::load(words, buffer))
+        self.load().map(Read::Event).or_else(|stamp| self.miss(stamp).map(Read::Dropped))
     }
 
-    /// Looks at the next wanted event by `look`, whose result is discarded if a publisher came meanwhile.
+    /// Copies the next wanted event into the buffer.
     #[inline(always)]
-    fn poll_with<R>(
+    fn load(&mut self) -> Result<Found<P>, u64> {
+        // Close behind a publisher, a prefetch would take from its hands what it is about to write.
+        let is_close = self.next.wrapping_sub(self.missed) <= READER_AHEAD;
+        self.advance(|_, words, ahead, buffer| P::load(words, if is_close { 0 } else { ahead }, buffer))
+    }
+
+    /// Takes the next wanted event by `look`, whose result is discarded if a publisher came meanwhile. If it is not
+    /// there, stays before it and returns the stamp of its slot.
+    #[inline(always)]
+    fn advance<R>(
         &mut self,
-        look: impl FnOnce(u64, &[AtomicU64], &mut P::Buffer) -> R,
-    ) -> Result<Read<(u64, R)>, TryReadError> {
-        let seen = if self.filter.is_some() { self.skip_unwanted() } else { Ok(()) };
-        let slots = self.handle.shared.slots.view();
-        let next = self.next;
-        match seen.and_then(|()| slots.read(next, self.slot, |words| look(next, words, &mut self.buffer))) {
-            Ok(result) => {
-                self.next += 1;
-                self.slot = slots.after(self.slot);
-                Ok(Read::Event((next, result)))
-            }
-            Err(stamp) => self.miss(stamp).map(Read::Dropped),
+        look: impl FnOnce(u64, &[AtomicU64], usize, &mut P::Buffer) -> R,
+    ) -> Result<(u64, R), u64> {
+        if self.filter.is_some() {
+            self.skip_unwanted()?;
         }
+        let slots = self.handle.shared.slots.view();
+        let seq = self.next;
+        let result = slots.read(seq, self.slot, |words, ahead| look(seq, words, ahead, &mut self.buffer))?;
+        self.next += 1;
+        self.slot = slots.after(self.slot);
+        Ok((seq, result))
     }
 
     /// Goes on to the first event that the filter wants, or to a slot without the event that it should have,
@@ -191,7 +201,7 @@ impl<P: Payload> Reader<P> {
         let slots = self.handle.shared.slots.view();
         let (mut next, mut slot) = (self.next, self.slot);
         let seen = loop {
-            match slots.read(next, slot, |words| wants(filter, P::tag(words))) {
+            match slots.read(next, slot, |words, _| wants(filter, P::tag(words))) {
                 Ok(false) => {
                     next += 1;
                     slot = slots.after(slot);
@@ -215,7 +225,10 @@ impl<P: Payload> Reader<P> {
                 self.move_to(to + 1);
                 Ok(dropped)
             }
-            Absent::Nothing => Err(TryReadError::Empty),
+            Absent::Nothing => {
+                self.missed = self.next;
+                Err(TryReadError::Empty)
+            }
             Absent::Closed => Err(TryReadError::Closed),
         }
     }
@@ -236,34 +249,26 @@ impl<P: Payload> Reader<P> {
     }
 
     /// Goes on after the first read of a batch.
+    #[inline(always)]
     fn rest_of_batch(
         &mut self,
-        mut found: Read<Found<P>>,
+        first: Read<Found<P>>,
         max: usize,
         each: &mut impl FnMut(P::Event<'_>),
     ) -> Read<usize> {
-        let mut count = 0;
-        loop {
-            match found {
-                Read::Dropped(dropped) if count == 0 => return Read::Dropped(dropped),
-                Read::Dropped(dropped) => {
-                    // The events before it are told first; the ring will say the same of it again, or more.
-                    self.move_to(dropped.from);
-                    return Read::Event(count);
-                }
-                Read::Event((seq, meta)) => {
-                    each(P::event(seq, meta, &self.buffer));
-                    count += 1;
-                }
-            }
-            if count >= max {
-                return Read::Event(count);
-            }
-            match self.poll() {
-                Ok(next) => found = next,
-                Err(_) => return Read::Event(count),
-            }
+        let (seq, meta) = match first {
+            Read::Event(found) => found,
+            Read::Dropped(dropped) => return Read::Dropped(dropped),
+        };
+        each(P::event(seq, meta, &self.buffer));
+        let mut count = 1;
+        while count < max
+            && let Ok((seq, meta)) = self.load()
+        {
+            each(P::event(seq, meta, &self.buffer));
+            count += 1;
         }
+        Read::Event(count)
     }
 }
 
@@ -313,11 +318,11 @@ impl Reader<Bytes> {
     #[inline]
     pub fn try_look<R>(&mut self, look: impl FnOnce(&Look<'_>) -> R) -> Result<Read<R>, TryReadError> {
         let slot_bytes = self.shared().slot_bytes;
-        let read = self.poll_with(|seq, words, _| {
+        let looked = self.advance(|seq, words, _, _| {
             let header = words[0].load(Relaxed);
             look(&Look { seq, tag: header as u16, len: Bytes::len(header, slot_bytes), words: &words[1..] })
-        })?;
-        Ok(read.map(|(_, result)| result))
+        });
+        looked.map(|(_, result)| Read::Event(result)).or_else(|stamp| self.miss(stamp).map(Read::Dropped))
     }
 }
 
@@ -362,7 +367,7 @@ impl Look<'_> {
     #[inline]
     pub fn copy_to(&self, out: &mut [u8]) -> usize {
         let len = self.len.min(out.len());
-        copy::load(self.words, &mut out[..len]);
+        copy::load(self.words, &mut out[..len], 0);
         len
     }
 }

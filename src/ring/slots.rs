@@ -33,6 +33,11 @@ const CLOSED: u64 = 1;
 const WRITING: u64 = 1;
 const OPEN: u64 = u64::MAX;
 
+/// How many slots ahead a publisher prefetches.
+const PUBLISHER_AHEAD: u64 = 2;
+/// How many slots ahead a reader prefetches, once it has read more than so many since it found nothing.
+pub(super) const READER_AHEAD: u64 = 3;
+
 const HEAD: usize = 0;
 const END: usize = LINE_WORDS;
 const SLOTS: usize = 2 * LINE_WORDS;
@@ -112,26 +117,36 @@ impl<'a, P: Payload> View<'a, P> {
         unsafe { (self.words.get_unchecked(at), self.words.get_unchecked(at + 1..at + self.stride)) }
     }
 
-    /// Writes the event of the only publisher there is. `fill` also gets how many bytes further a slot lies that
-    /// will be written soon.
+    /// How many bytes further than `slot` the slot lies that comes `n` later: what to prefetch.
+    #[inline(always)]
+    fn ahead(&self, slot: u64, n: u64) -> usize {
+        let soon = if slot + n < self.capacity { slot + n } else { 0 };
+        (soon.wrapping_sub(slot) as usize).wrapping_mul(self.stride * size_of::<AtomicU64>())
+    }
+
+    /// Writes the event of the only publisher there is. `fill` also gets how far ahead to prefetch.
     #[inline(always)]
     pub(crate) fn write_exclusive(&self, seq: u64, slot: u64, fill: impl FnOnce(&[AtomicU64], usize)) {
         let (stamp, words) = self.slot(slot);
-        let soon = if slot + 2 < self.capacity { slot + 2 } else { 0 };
-        let ahead = soon.wrapping_sub(slot) as usize;
-        let ahead = ahead.wrapping_mul(self.stride * size_of::<AtomicU64>());
         stamp.store(seq << 1 | WRITING, Relaxed);
-        Slots::<P>::fill(stamp, words, seq, |words| fill(words, ahead), &mut |_, _| ());
+        Slots::<P>::fill(
+            stamp,
+            words,
+            seq,
+            |words| fill(words, self.ahead(slot, PUBLISHER_AHEAD)),
+            &mut |_, _| (),
+        );
     }
 
     /// Looks at the event of `next`, whose slot is `slot`. What `read` saw is thrown away if a publisher came
     /// meanwhile: the slot's stamp is returned then, or when the event is not there, for [`absent`](Slots::absent).
+    /// `read` also gets how far ahead to prefetch.
     #[inline(always)]
     pub(crate) fn read<R>(
         &self,
         next: u64,
         slot: u64,
-        read: impl FnOnce(&[AtomicU64]) -> R,
+        read: impl FnOnce(&[AtomicU64], usize) -> R,
     ) -> Result<R, u64> {
         let (stamp, words) = self.slot(slot);
         // read:A, with commit:R.
@@ -139,7 +154,7 @@ impl<'a, P: Payload> View<'a, P> {
         if seen != next << 1 {
             return Err(seen);
         }
-        let result = read(words);
+        let result = read(words, self.ahead(slot, READER_AHEAD));
         // read:F, with write:F. Without it, the second look at the stamp could come before the words.
         READ_F.fence();
         let seen = stamp.load(Relaxed);
@@ -285,13 +300,14 @@ impl<P: Payload> Slots<P> {
         head & CLOSED == 0 && head >> 1 <= MAX_SEQ
     }
 
-    /// Writes the event of a claimed seq. Bounded: the slot is never waited for beyond a short spin.
+    /// Writes the event of a claimed seq. Bounded: the slot is never waited for beyond a short spin. `fill` also gets
+    /// how far ahead to prefetch.
     #[inline(always)]
     pub(crate) fn write(
         &self,
         seq: u64,
         slot: u64,
-        fill: impl FnOnce(&[AtomicU64]),
+        fill: impl FnOnce(&[AtomicU64], usize),
         step: &mut impl FnMut(Step, u64),
     ) -> Written {
         let (stamp, words) = self.slot(slot);
@@ -321,7 +337,7 @@ impl<P: Payload> Slots<P> {
             spins += 1;
         }
         step(Step::Writing, seq);
-        Self::fill(stamp, words, seq, fill, step);
+        Self::fill(stamp, words, seq, |words| fill(words, self.view().ahead(slot, PUBLISHER_AHEAD)), step);
         Written::Committed
     }
 

@@ -316,7 +316,7 @@ fn an_exclusive_batch_of_several_laps_loses_only_what_it_has_overwritten() {
     let reader = RefCell::new(publisher.reader_from_oldest());
     let during = RefCell::new(None);
     let seqs = publisher.write_batch(6, |at, words, ahead| {
-        Bytes::store(words, Some(ahead), 0, b"x");
+        Bytes::store(words, ahead, 0, b"x");
         if at == 2 {
             during.replace(Some(read(&mut reader.borrow_mut())));
         }
@@ -528,26 +528,19 @@ fn the_slot_of_a_seq_is_its_remainder() {
 
 #[test]
 fn copies_are_what_a_plain_loop_does() {
-    #[derive(Clone, Copy)]
-    enum Form {
-        Words,
-        Blocks,
-        BlocksAhead,
-    }
     const MAX: usize = 300;
     let source = (0..MAX + 8).map(|at| (at * 7 + at / 251) as u8 | 1).collect::<Vec<_>>();
     for len in 0..=MAX {
         for offset in 0..8 {
             let bytes = &source[offset..offset + len];
-            // One word more than it takes, and one less; in each form.
+            // One word more than it takes, and one less; in blocks and in words alone.
             let counts = [len.div_ceil(8) + 1, len.div_ceil(8).saturating_sub(1)];
-            let forms = [Form::Words, Form::Blocks, Form::BlocksAhead];
-            for (count, form) in counts.into_iter().flat_map(|count| forms.map(|form| (count, form))) {
+            for (count, words_only) in counts.into_iter().flat_map(|count| [(count, false), (count, true)]) {
                 let words = (0..count).map(|_| AtomicU64::new(u64::MAX)).collect::<Vec<_>>();
-                match form {
-                    Form::Words => copy::store_words(&words, bytes),
-                    Form::Blocks => copy::store(&words, bytes, None),
-                    Form::BlocksAhead => copy::store(&words, bytes, Some(64)),
+                if words_only {
+                    copy::store_words(&words, bytes);
+                } else {
+                    copy::store(&words, bytes, 64);
                 }
                 let stored =
                     words.iter().flat_map(|word| word.load(Relaxed).to_ne_bytes()).collect::<Vec<_>>();
@@ -563,9 +556,10 @@ fn copies_are_what_a_plain_loop_does() {
 
                 let mut loaded = vec![0xaa; MAX + 16];
                 let part = &mut loaded[offset..offset + len];
-                match form {
-                    Form::Words => copy::load_words(&words, part),
-                    Form::Blocks | Form::BlocksAhead => copy::load(&words, part),
+                if words_only {
+                    copy::load_words(&words, part)
+                } else {
+                    copy::load(&words, part, 64)
                 }
                 let mut expected = vec![0xaa; MAX + 16];
                 let held = len.min(count * 8);

@@ -281,9 +281,9 @@ fn a_batch_of_several_laps_wakes_after_each() {
     let waiting = RefCell::new(Vec::new());
     let mut future = Box::pin(reader.read_async());
     assert!(future.as_mut().poll(&mut cx).is_pending());
-    let seqs = ring.shared.publish_batch(6, |_, words| {
+    let seqs = ring.shared.publish_batch(6, |_, words, ahead| {
         waiting.borrow_mut().push(list(&ring).waiting());
-        Bytes::store(words, None, 0, b"x");
+        Bytes::store(words, ahead, 0, b"x");
     });
     assert_eq!((seqs, waiting.take()), (Ok(1..7), vec![1, 1, 0, 0, 0, 0]));
 
@@ -295,7 +295,7 @@ fn a_batch_of_several_laps_wakes_after_each() {
     assert!(future.as_mut().poll(&mut cx).is_pending());
     let seqs = publisher.write_batch(6, |_, words, ahead| {
         waiting.borrow_mut().push(list(&handle).waiting());
-        Bytes::store(words, Some(ahead), 0, b"x");
+        Bytes::store(words, ahead, 0, b"x");
     });
     assert_eq!((seqs, waiting.take()), (Ok(7..13), vec![1, 1, 0, 0, 0, 0]));
 }
