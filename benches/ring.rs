@@ -62,7 +62,14 @@ fn goal(name: &'static str, ours: &'static str, against: &'static [&'static str]
 fn main() {
     let mut groups = [
         publish(),
-        publish_and_read(),
+        publish_and_read::<1>(
+            "publish and read u64 in turn",
+            ["publish and read u64 in turn / photon-ring", "publish and read u64 in turn / disruptor"],
+        ),
+        publish_and_read::<64>(
+            "publish 64 u64 and read them",
+            ["publish 64 u64 and read them / photon-ring", "publish 64 u64 and read them / disruptor"],
+        ),
         attached(),
         read(),
         stream(),
@@ -158,22 +165,16 @@ fn publishing<R>((mut publish, reader): (impl FnMut() -> R + 'static, impl Sized
     })
 }
 
-/// Calls `publish` and then `read` for so many events, until all are done.
-fn in_bursts<P, R>(
-    mut publish: impl FnMut(u64) -> P + 'static,
-    mut read: impl FnMut() -> R + 'static,
-) -> Body {
-    const BURST: u64 = 64;
+/// Calls `publish` and then `read` for `BURST` events, until all are done.
+fn bursts<const BURST: usize>(mut publish: impl FnMut() + 'static, mut read: impl FnMut() + 'static) -> Body {
     Box::new(move |events| {
+        let bursts = events.div_ceil(BURST as u64);
         let start = Instant::now();
-        let mut left = events;
-        while left > 0 {
-            let burst = left.min(BURST);
-            (0..burst).for_each(|value| _ = publish(value));
-            (0..burst).for_each(|_| _ = read());
-            left -= burst;
+        for _ in 0..bursts {
+            publish();
+            read();
         }
-        start.elapsed()
+        start.elapsed().mul_f64(events as f64 / (bursts * BURST as u64) as f64)
     })
 }
 
@@ -380,61 +381,70 @@ fn publish() -> Group {
     }
 }
 
-/// Publishing and reading a `u64`, 64 at a time.
-fn publish_and_read() -> Group {
-    fn exclusive(wait: Wait) -> Body {
+/// Publishing and reading a `u64`: `BURST` of them, and then as many reads. By calls for one event each; a disruptor
+/// has only one way to read, which takes all there are.
+fn publish_and_read<const BURST: usize>(name: &'static str, goals: [&'static str; 2]) -> Group {
+    fn exclusive<const BURST: usize>(wait: Wait) -> Body {
         let mut ring = config(wait).typed::<u64>().unwrap().into_exclusive();
         let mut reader = ring.reader_from_now();
-        in_bursts(
-            move |value| ring.publish(&black_box(value)).unwrap(),
-            move || black_box(reader.try_read().unwrap().event().unwrap().value),
+        bursts::<BURST>(
+            move || (0..BURST as u64).for_each(|value| _ = ring.publish(&black_box(value)).unwrap()),
+            move || (0..BURST).for_each(|_| _ = black_box(reader.try_read().unwrap().event().unwrap().value)),
         )
     }
 
-    let ring = TypedRing::new(CAPACITY as u64).unwrap();
+    let ring = TypedRing::<u64>::new(CAPACITY as u64).unwrap();
     let mut reader = ring.reader_from_now();
-    let shared = in_bursts(
-        move |value| ring.publish(&black_box(value)).unwrap(),
-        move || black_box(reader.try_read().unwrap().event().unwrap().value),
+    let shared = bursts::<BURST>(
+        move || (0..BURST as u64).for_each(|value| _ = ring.publish(&black_box(value)).unwrap()),
+        move || (0..BURST).for_each(|_| _ = black_box(reader.try_read().unwrap().event().unwrap().value)),
+    );
+
+    let mut ring = TypedRing::<u64>::new(CAPACITY as u64).unwrap().into_exclusive();
+    let mut reader = ring.reader_from_now();
+    let batches = bursts::<BURST>(
+        move || {
+            _ = ring.publish_batch(&std::array::from_fn::<_, BURST, _>(|at| black_box(at as u64))).unwrap()
+        },
+        move || {
+            let read = reader.try_read_batch(BURST, |event| _ = black_box(event.value));
+            assert_eq!(read, Ok(Read::Event(BURST)));
+        },
     );
 
     let (mut publisher, subscribers) = photon_ring::channel(CAPACITY);
     let mut subscriber = subscribers.subscribe();
-    let photon_ring = in_bursts(
-        move |value| publisher.publish(black_box(value)),
-        move || black_box(subscriber.try_recv().unwrap()),
+    let photon_ring = bursts::<BURST>(
+        move || (0..BURST as u64).for_each(|value| publisher.publish(black_box(value))),
+        move || (0..BURST).for_each(|_| _ = black_box(subscriber.try_recv().unwrap())),
     );
 
     let (mut producer, mut poller) = disruptor::<u64>();
-    let disruptor: Body = {
-        const BURST: u64 = 64;
-        Box::new(move |events| {
-            let start = Instant::now();
-            let mut left = events;
-            while left > 0 {
-                let burst = left.min(BURST);
-                (0..burst).for_each(|value| producer.publish(|slot| *slot = black_box(value)));
-                (&mut poller.poll().unwrap()).for_each(|value| _ = black_box(*value));
-                left -= burst;
-            }
-            start.elapsed()
-        })
-    };
+    let disruptor = bursts::<BURST>(
+        move || (0..BURST as u64).for_each(|value| producer.publish(|slot| *slot = black_box(value))),
+        move || (&mut poller.poll().unwrap()).for_each(|value| _ = black_box(*value)),
+    );
+
+    let base = bursts::<BURST>(
+        || (0..BURST as u64).for_each(|value| _ = black_box(value)),
+        || (0..BURST as u64).for_each(|value| _ = black_box(value)),
+    );
 
     Group {
-        name: "publish and read u64",
+        name,
         events: 64_000,
         contestants: vec![
-            ("base", in_bursts(black_box, || black_box(0))),
-            ("exclusive", exclusive(Wait::Park)),
-            ("exclusive, spinning", exclusive(Wait::Spin)),
+            ("base", base),
+            ("exclusive", exclusive::<BURST>(Wait::Park)),
+            ("exclusive, spinning", exclusive::<BURST>(Wait::Spin)),
+            ("exclusive, batches", batches),
             ("shared", shared),
             ("photon-ring", photon_ring),
             ("disruptor", disruptor),
         ],
         goals: vec![
-            goal("publish and read u64 / photon-ring", "exclusive", &["photon-ring"], 0.6),
-            goal("publish and read u64 / disruptor", "exclusive", &["disruptor"], 0.9),
+            goal(goals[0], "exclusive", &["photon-ring"], 0.6),
+            goal(goals[1], "exclusive", &["disruptor"], 0.9),
         ],
     }
 }
