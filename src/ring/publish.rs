@@ -347,11 +347,12 @@ impl<P: Payload> Exclusive<P> {
         let shared = &*self.publisher.0.shared;
         let view = shared.slots.view();
         shared.slots.claim_exclusive(end - 1);
+        let mut slot = self.slot;
         for at in 0..n {
-            view.write_exclusive(self.next, self.slot, |words, ahead| fill(at, words, ahead));
-            self.slot = view.after(self.slot);
-            self.next += 1;
+            view.write_exclusive(first + at as u64, slot, |words, ahead| fill(at, words, ahead));
+            slot = view.after(slot);
         }
+        (self.next, self.slot) = (end, slot);
         shared.notify();
         Ok(first..end)
     }

@@ -186,10 +186,9 @@ impl<P: Payload> Reader<P> {
             self.skip_unwanted()?;
         }
         let slots = self.handle.shared.slots.view();
-        let seq = self.next;
-        let result = slots.read(seq, self.slot, |words, ahead| look(seq, words, ahead, &mut self.buffer))?;
-        self.next += 1;
-        self.slot = slots.after(self.slot);
+        let (seq, slot) = (self.next, self.slot);
+        let result = slots.read(seq, slot, |words, ahead| look(seq, words, ahead, &mut self.buffer))?;
+        (self.next, self.slot) = (seq + 1, slots.after(slot));
         Ok((seq, result))
     }
 
