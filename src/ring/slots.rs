@@ -274,7 +274,7 @@ impl<P: Payload> Slots<P> {
     fn exhausted(&self, first: u64) {
         if first <= MAX_SEQ + 1 {
             self.head().fetch_or(CLOSED, Relaxed);
-            self.end().store(first - 1, CLOSE_R.order());
+            self.set_end(first - 1);
         }
     }
 
@@ -282,22 +282,31 @@ impl<P: Payload> Slots<P> {
     pub(crate) fn close(&self) -> bool {
         let last = self.refuse_claims();
         if let Some(last) = last {
-            // close:R. Without it, a reader that was told "closed" could miss what the closer did before.
-            self.end().store(last, CLOSE_R.order());
+            self.set_end(last);
         }
         last.is_some()
+    }
+
+    fn set_end(&self, last: u64) {
+        // close:R, with closed:A. Without it, a reader that was told "closed" could miss what the closer did before.
+        self.end().store(last, CLOSE_R.order());
     }
 
     /// From now on no number is given. Returns the last one to whoever has to set the end.
     pub(crate) fn refuse_claims(&self) -> Option<u64> {
         let old = self.head().fetch_or(CLOSED, Relaxed);
-        (old & CLOSED == 0 && old >> 1 <= MAX_SEQ).then_some(old >> 1)
+        Self::last_given(old)
     }
 
     /// Whether numbers are still given.
     pub(crate) fn is_open(&self) -> bool {
-        let head = self.head().load(Relaxed);
-        head & CLOSED == 0 && head >> 1 <= MAX_SEQ
+        Self::last_given(self.head().load(Relaxed)).is_some()
+    }
+
+    /// The last claimed seq by a head that still gives numbers. Refused claims count a head up too, so that any
+    /// other says nothing.
+    fn last_given(head: u64) -> Option<u64> {
+        (head & CLOSED == 0 && head >> 1 <= MAX_SEQ).then_some(head >> 1)
     }
 
     /// Writes the event of a claimed seq. Bounded: the slot is never waited for beyond a short spin. `fill` also gets
@@ -399,11 +408,9 @@ impl<P: Payload> Slots<P> {
 
     /// The same by a caller that has seen the claim of `floor`, which the head may not show it yet.
     fn newest_since(&self, floor: u64) -> u64 {
-        let head = self.head().load(Relaxed);
-        if head & CLOSED == 0 && head >> 1 <= MAX_SEQ {
-            return floor.max(head >> 1);
+        if let Some(last) = Self::last_given(self.head().load(Relaxed)) {
+            return floor.max(last);
         }
-        // Refused claims still count the head up, so that it says nothing any more.
         match self.end().load(Relaxed) {
             // The closer is about to say. Until then the slots tell of every publish that has returned.
             OPEN => (0..self.capacity).map(|slot| self.newest_of(slot).0).fold(floor, u64::max),

@@ -129,3 +129,16 @@ pub fn budgets(len: usize, count: usize) -> impl Iterator<Item = usize> {
     let step = (len / count).max(1);
     (0..8.min(len)).chain((8..len).step_by(step)).chain(len.saturating_sub(2)..=len)
 }
+
+/// Runs `check` on every recorded event, with the budgets that its cuts are for.
+pub fn for_recorded_events(check: impl Fn(&[u8], [usize; 4])) {
+    let (path, events) = telemetry();
+    let mut cuts = 0;
+    for event in events.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
+        let budgets = [256, 1 << 10, 4 << 10, 64 << 10];
+        cuts += budgets.iter().filter(|&&max| max < event.len()).count();
+        check(event, budgets);
+    }
+    println!("{cuts} cuts of events in {}", path.display());
+    assert!(cuts > 1000, "only {cuts} cuts of events in {}", path.display());
+}

@@ -196,13 +196,5 @@ fn corpora() {
 
 #[test]
 fn recorded_events() {
-    let (path, events) = documents::telemetry();
-    let mut cuts = 0;
-    for event in events.split(|&b| b == b'\n').filter(|line| !line.is_empty()) {
-        let budgets = [256, 1 << 10, 4 << 10, 64 << 10];
-        cuts += budgets.iter().filter(|&&max| max < event.len()).count();
-        checks::tail_of_valid(event, budgets);
-    }
-    println!("{cuts} cuts of events in {}", path.display());
-    assert!(cuts > 1000, "only {cuts} cuts of events in {}", path.display());
+    documents::for_recorded_events(checks::tail_of_valid);
 }
