@@ -17,9 +17,10 @@ pub mod truncate;
 #[cfg(feature = "std")]
 mod wait;
 
-/// For the loom suite: the names of all orderings.
+/// For the loom suite: the names of all orderings, and the ring with two lanes.
 #[cfg(loom)]
 pub mod loom_support {
+    pub use crate::ring::lanes;
     pub use crate::sync::LABELS;
 }
 

@@ -19,6 +19,10 @@ pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, fence};
 /// processors fetch lines in pairs.
 pub(crate) const LINE_WORDS: usize = if cfg!(loom) { 1 } else { 16 };
 
+/// Words of an event that one chunk holds: with its head, a page.
+#[cfg(feature = "std")]
+pub(crate) const CHUNK_WORDS: usize = if cfg!(loom) { 1 } else { 504 };
+
 /// How often a publisher looks again at a slot that another publisher is writing before it gives its seq up.
 pub(crate) const CLAIM_SPINS: u32 = if cfg!(loom) { 1 } else { 64 };
 

@@ -6,7 +6,7 @@ use core::ops::Range;
 use core::sync::atomic::Ordering::Relaxed;
 
 use super::error::{PositionError, PublishError};
-use super::slots::{Slots, Step, Written};
+use super::slots::{Claimed, Slots, Step, Written};
 use super::{Bytes, Payload};
 use crate::sync::{AtomicU64, CLAIM_TRIES};
 #[cfg(feature = "std")]
@@ -24,8 +24,9 @@ pub enum Wait {
 }
 
 /// What publishers, readers and handles of one ring share.
-pub(super) struct Shared<P> {
+pub(super) struct Shared<P: Payload> {
     pub(super) slots: Slots<P>,
+    pub(super) lane: P::Lane,
     pub(super) slot_bytes: usize,
     #[cfg(feature = "std")]
     pub(super) waiters: Option<WaitList>,
@@ -65,12 +66,7 @@ impl<P: Payload> Shared<P> {
     }
 
     #[inline(always)]
-    fn write(
-        &self,
-        seq: u64,
-        fill: impl FnOnce(&[AtomicU64], usize),
-        step: &mut impl FnMut(Step, u64),
-    ) -> bool {
+    fn write(&self, seq: u64, fill: impl FnOnce(Claimed<'_>), step: &mut impl FnMut(Step, u64)) -> bool {
         match self.slots.write(seq, self.slots.slot_of(seq), fill, step) {
             Written::Committed => return true,
             Written::Overrun => self.overruns.fetch_add(1, Relaxed),
@@ -82,7 +78,7 @@ impl<P: Payload> Shared<P> {
     #[inline(always)]
     pub(super) fn publish(
         &self,
-        fill: impl Fn(&[AtomicU64], usize),
+        fill: impl Fn(Claimed<'_>),
         mut step: impl FnMut(Step, u64),
     ) -> Result<u64, PublishError> {
         let mut tried = 0;
@@ -112,7 +108,7 @@ impl<P: Payload> Shared<P> {
     pub(super) fn publish_batch(
         &self,
         n: usize,
-        fill: impl Fn(usize, &[AtomicU64], usize),
+        fill: impl Fn(usize, Claimed<'_>),
     ) -> Result<Range<u64>, (usize, PublishError)> {
         let mut done = 0;
         let mut seqs = 0..0;
@@ -129,7 +125,7 @@ impl<P: Payload> Shared<P> {
                 if result.is_err() {
                     self.slots.abandon(seq);
                     given_up += 1;
-                } else if self.write(seq, |words, ahead| fill(done, words, ahead), &mut |_, _| ()) {
+                } else if self.write(seq, |claimed| fill(done, claimed), &mut |_, _| ()) {
                     if done == 0 {
                         seqs.start = seq;
                     }

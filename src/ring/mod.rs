@@ -37,6 +37,8 @@
 mod copy;
 mod error;
 mod handle;
+#[cfg(feature = "std")] // what is built on it wants it
+pub(crate) mod lanes;
 mod publish;
 mod reader;
 mod slots;
@@ -63,6 +65,7 @@ pub use reader::Canceller;
 #[cfg(feature = "futures")]
 pub use reader::Events;
 pub use reader::{Look, Reader, TypedReader};
+use slots::Claimed;
 pub use slots::MAX_SEQ;
 #[cfg(any(test, loom))]
 pub use slots::Step;
@@ -74,9 +77,9 @@ pub trait Payload: sealed::Sealed + Sized + 'static {
     /// An event that borrows nothing.
     type Owned: fmt::Debug + Send + 'static;
 
-    /// Words from slot to slot, where it is known at compile time.
+    /// What lies beside the slots.
     #[doc(hidden)]
-    const STRIDE: Option<usize>;
+    type Lane: Send + Sync;
     /// What a reader copies payloads into.
     #[doc(hidden)]
     type Buffer: Send + Sync + Unpin;
@@ -84,22 +87,37 @@ pub trait Payload: sealed::Sealed + Sized + 'static {
     #[doc(hidden)]
     type Meta: Copy + Send;
     #[doc(hidden)]
-    fn buffer(slot_bytes: usize) -> Self::Buffer;
+    fn buffer(slot_bytes: usize, lane: &Self::Lane) -> Self::Buffer;
     #[doc(hidden)]
     fn tag(words: &[AtomicU64]) -> u16;
     #[doc(hidden)]
     fn load(words: &[AtomicU64], ahead: usize, buffer: &mut Self::Buffer) -> Self::Meta;
+    /// Completes a payload whose copy turned out to be whole with what lies beside the slots.
     #[doc(hidden)]
-    fn event(seq: u64, meta: Self::Meta, buffer: &Self::Buffer) -> Self::Event<'_>;
+    #[inline(always)]
+    fn settle(_lane: &Self::Lane, meta: Self::Meta, _buffer: &mut Self::Buffer) -> Self::Meta {
+        meta
+    }
+    #[doc(hidden)]
+    fn event(seq: u64, meta: Self::Meta, buffer: &mut Self::Buffer) -> Self::Event<'_>;
     #[doc(hidden)]
     fn owned(event: Self::Event<'_>) -> Self::Owned;
 }
 
 mod sealed {
-    pub trait Sealed {}
+    /// What slots can hold.
+    pub trait Sealed {
+        /// Words from slot to slot, where it is known at compile time.
+        const STRIDE: Option<usize>;
+    }
 
-    impl Sealed for super::Bytes {}
-    impl<T: bytemuck::Pod> Sealed for super::Typed<T> {}
+    impl Sealed for super::Bytes {
+        const STRIDE: Option<usize> = None;
+    }
+
+    impl<T: bytemuck::Pod> Sealed for super::Typed<T> {
+        const STRIDE: Option<usize> = Some(Self::WORDS);
+    }
 }
 
 /// Slots of byte slices, each with a length and a tag.
@@ -204,7 +222,7 @@ impl Bytes {
     }
 
     #[inline(always)]
-    fn store(words: &[AtomicU64], ahead: usize, tag: u16, bytes: &[u8]) {
+    fn store(Claimed { words, ahead, .. }: Claimed<'_>, tag: u16, bytes: &[u8]) {
         words[0].store((bytes.len() as u64) << TAG_BITS | u64::from(tag), Relaxed);
         copy::store(&words[1..], bytes, ahead);
     }
@@ -219,11 +237,11 @@ impl Bytes {
 impl Payload for Bytes {
     type Event<'a> = Event<'a>;
     type Owned = OwnedEvent;
-    const STRIDE: Option<usize> = None;
+    type Lane = ();
     type Buffer = Box<[u8]>;
     type Meta = (usize, u16);
 
-    fn buffer(slot_bytes: usize) -> Box<[u8]> {
+    fn buffer(slot_bytes: usize, (): &()) -> Box<[u8]> {
         vec![0; slot_bytes].into()
     }
 
@@ -241,7 +259,7 @@ impl Payload for Bytes {
     }
 
     #[inline(always)]
-    fn event(seq: u64, (len, tag): (usize, u16), buffer: &Box<[u8]>) -> Event<'_> {
+    fn event(seq: u64, (len, tag): (usize, u16), buffer: &mut Box<[u8]>) -> Event<'_> {
         Event { seq, tag, bytes: &buffer[..len] }
     }
 
@@ -258,7 +276,7 @@ impl<T: Pod> Typed<T> {
     };
 
     #[inline(always)]
-    fn store(words: &[AtomicU64], ahead: usize, value: &T) {
+    fn store(Claimed { words, ahead, .. }: Claimed<'_>, value: &T) {
         let bytes = bytemuck::bytes_of(value);
         if size_of::<T>() < copy::BLOCK {
             copy::store_words(words, bytes);
@@ -271,11 +289,11 @@ impl<T: Pod> Typed<T> {
 impl<T: Pod + fmt::Debug + Send + Sync> Payload for Typed<T> {
     type Event<'a> = TypedEvent<T>;
     type Owned = TypedEvent<T>;
-    const STRIDE: Option<usize> = Some(Self::WORDS);
+    type Lane = ();
     type Buffer = ();
     type Meta = T;
 
-    fn buffer(_: usize) {}
+    fn buffer(_: usize, (): &()) {}
 
     fn tag(_: &[AtomicU64]) -> u16 {
         0
@@ -294,7 +312,7 @@ impl<T: Pod + fmt::Debug + Send + Sync> Payload for Typed<T> {
     }
 
     #[inline(always)]
-    fn event(seq: u64, value: T, (): &()) -> TypedEvent<T> {
+    fn event(seq: u64, value: T, (): &mut ()) -> TypedEvent<T> {
         TypedEvent { seq, value }
     }
 

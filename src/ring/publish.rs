@@ -8,9 +8,10 @@ use bytemuck::Pod;
 
 use super::error::{BatchError, ConfigError, PublishError};
 use super::handle::{Handle, Shared, Wait};
+use super::sealed::Sealed;
 #[cfg(any(test, loom))]
 use super::slots::Step;
-use super::slots::{MAX_SEQ, Slots};
+use super::slots::{Claimed, MAX_SEQ, Slots};
 use super::{Bytes, MAX_SLOT_BYTES, Payload, Typed};
 use crate::sync::AtomicU64;
 #[cfg(feature = "std")]
@@ -59,10 +60,19 @@ impl Config {
     /// When the capacity is 0 or too large for the address space, the slot size is beyond 32 bits, the first
     /// seq is out of range, or the allocator refuses the memory.
     pub fn bytes(self, slot_bytes: usize) -> Result<Ring, ConfigError> {
-        if slot_bytes > MAX_SLOT_BYTES {
-            return Err(ConfigError::SlotBytes { given: slot_bytes, max: MAX_SLOT_BYTES });
+        Self::check_slot_bytes(slot_bytes)?;
+        Ring::make(self, Bytes::stride(slot_bytes), slot_bytes, || Ok(()))
+    }
+
+    pub(super) fn check_slot_bytes(given: usize) -> Result<(), ConfigError> {
+        if given > MAX_SLOT_BYTES {
+            return Err(ConfigError::SlotBytes { given, max: MAX_SLOT_BYTES });
         }
-        Ring::make(self, Bytes::stride(slot_bytes), slot_bytes)
+        Ok(())
+    }
+
+    pub(super) fn capacity(&self) -> u64 {
+        self.capacity
     }
 
     /// A ring of values of one plain type. All its memory is taken and touched here: per event, 16 bytes and the
@@ -72,7 +82,7 @@ impl Config {
     ///
     /// As for [`bytes`](Self::bytes).
     pub fn typed<T: Pod + fmt::Debug + Send + Sync>(self) -> Result<TypedRing<T>, ConfigError> {
-        TypedRing::make(self, Typed::<T>::STRIDE.unwrap_or(0), size_of::<T>())
+        TypedRing::make(self, Typed::<T>::STRIDE.unwrap_or(0), size_of::<T>(), || Ok(()))
     }
 }
 
@@ -128,10 +138,16 @@ pub struct RingOf<P: Payload> {
 }
 
 impl<P: Payload> RingOf<P> {
-    fn make(config: Config, stride: usize, slot_bytes: usize) -> Result<Self, ConfigError> {
+    pub(super) fn make(
+        config: Config,
+        stride: usize,
+        slot_bytes: usize,
+        lane: impl FnOnce() -> Result<P::Lane, ConfigError>,
+    ) -> Result<Self, ConfigError> {
         let Config { capacity, wait, first_seq } = config;
         let shared = Shared {
             slots: Slots::new(capacity, stride, first_seq)?,
+            lane: lane()?,
             slot_bytes,
             #[cfg(feature = "std")]
             waiters: (wait == Wait::Park).then(WaitList::new),
@@ -210,7 +226,7 @@ impl Ring {
     pub fn publish_tagged(&self, tag: u16, bytes: &[u8]) -> Result<u64, PublishError> {
         let shared = &*self.shared;
         shared.check_len(bytes.len())?;
-        shared.publish(|words, ahead| Bytes::store(words, ahead, tag, bytes), |_, _| ())
+        shared.publish(|claimed| Bytes::store(claimed, tag, bytes), |_, _| ())
     }
 
     /// Publishes events, each a tag and a payload, with one claim for all of them (or for each `capacity`
@@ -224,9 +240,7 @@ impl Ring {
     pub fn publish_batch(&self, events: &[(u16, &[u8])]) -> Result<Range<u64>, BatchError> {
         check_batch(&self.shared, events)?;
         self.shared
-            .publish_batch(events.len(), |at, words, ahead| {
-                Bytes::store(words, ahead, events[at].0, events[at].1)
-            })
+            .publish_batch(events.len(), |at, claimed| Bytes::store(claimed, events[at].0, events[at].1))
             .map_err(|(published, error)| BatchError { published, index: published, error })
     }
 
@@ -240,7 +254,7 @@ impl Ring {
         step: impl FnMut(Step, u64),
     ) -> Result<u64, PublishError> {
         self.shared.check_len(bytes.len())?;
-        self.shared.publish(|words, ahead| Bytes::store(words, ahead, tag, bytes), step)
+        self.shared.publish(|claimed| Bytes::store(claimed, tag, bytes), step)
     }
 }
 
@@ -269,7 +283,7 @@ impl<T: Pod + fmt::Debug + Send + Sync> TypedRing<T> {
     /// When the ring is closed, or when every slot that may be tried is held by a stalled publisher.
     #[inline]
     pub fn publish(&self, value: &T) -> Result<u64, PublishError> {
-        self.shared.publish(|words, ahead| Typed::store(words, ahead, value), |_, _| ())
+        self.shared.publish(|claimed| Typed::store(claimed, value), |_, _| ())
     }
 
     /// Publishes values with one claim for all of them (or for each `capacity` of them), and returns their
@@ -280,7 +294,7 @@ impl<T: Pod + fmt::Debug + Send + Sync> TypedRing<T> {
     /// As for [`publish`](Self::publish), with the number of values that are published.
     pub fn publish_batch(&self, values: &[T]) -> Result<Range<u64>, BatchError> {
         self.shared
-            .publish_batch(values.len(), |at, words, ahead| Typed::store(words, ahead, &values[at]))
+            .publish_batch(values.len(), |at, claimed| Typed::store(claimed, &values[at]))
             .map_err(|(published, error)| BatchError { published, index: published, error })
     }
 }
@@ -334,10 +348,10 @@ impl<P: Payload> Exclusive<P> {
 
     /// At most a lap.
     #[inline(always)]
-    fn write(
+    pub(super) fn write(
         &mut self,
         n: usize,
-        fill: impl Fn(usize, &[AtomicU64], usize),
+        fill: impl Fn(&P::Lane, usize, Claimed<'_>),
     ) -> Result<Range<u64>, PublishError> {
         let first = self.next;
         if n as u64 > self.end - first {
@@ -349,7 +363,7 @@ impl<P: Payload> Exclusive<P> {
         shared.slots.claim_exclusive(end - 1);
         let mut slot = self.slot;
         for at in 0..n {
-            view.write_exclusive(first + at as u64, slot, |words, ahead| fill(at, words, ahead));
+            view.write_exclusive(first + at as u64, slot, |claimed| fill(&shared.lane, at, claimed));
             slot = view.after(slot);
         }
         (self.next, self.slot) = (end, slot);
@@ -362,7 +376,7 @@ impl<P: Payload> Exclusive<P> {
     pub(super) fn write_batch(
         &mut self,
         n: usize,
-        fill: impl Fn(usize, &[AtomicU64], usize),
+        fill: impl Fn(&P::Lane, usize, Claimed<'_>),
     ) -> Result<Range<u64>, BatchError> {
         let first = self.next;
         let refused = |error| BatchError { published: 0, index: 0, error };
@@ -371,7 +385,7 @@ impl<P: Payload> Exclusive<P> {
         }
         let lap = usize::try_from(self.capacity()).unwrap_or(usize::MAX);
         for at in (0..n).step_by(lap) {
-            self.write(lap.min(n - at), |i, words, ahead| fill(at + i, words, ahead)).map_err(refused)?;
+            self.write(lap.min(n - at), |lane, i, claimed| fill(lane, at + i, claimed)).map_err(refused)?;
         }
         Ok(first..self.next)
     }
@@ -396,7 +410,7 @@ impl Exclusive {
     #[inline(always)]
     pub fn publish_tagged(&mut self, tag: u16, bytes: &[u8]) -> Result<u64, PublishError> {
         self.shared.check_len(bytes.len())?;
-        self.write(1, |_, words, ahead| Bytes::store(words, ahead, tag, bytes)).map(|seqs| seqs.start)
+        self.write(1, |(), _, claimed| Bytes::store(claimed, tag, bytes)).map(|seqs| seqs.start)
     }
 
     /// Publishes events, each a tag and a payload, and returns their numbers.
@@ -406,9 +420,7 @@ impl Exclusive {
     /// As for [`publish`](Self::publish); nothing is published then.
     pub fn publish_batch(&mut self, events: &[(u16, &[u8])]) -> Result<Range<u64>, BatchError> {
         check_batch(&self.shared, events)?;
-        self.write_batch(events.len(), |at, words, ahead| {
-            Bytes::store(words, ahead, events[at].0, events[at].1)
-        })
+        self.write_batch(events.len(), |(), at, claimed| Bytes::store(claimed, events[at].0, events[at].1))
     }
 }
 
@@ -420,7 +432,7 @@ impl<T: Pod + fmt::Debug + Send + Sync> Exclusive<Typed<T>> {
     /// When the ring is closed.
     #[inline(always)]
     pub fn publish(&mut self, value: &T) -> Result<u64, PublishError> {
-        self.write(1, |_, words, ahead| Typed::store(words, ahead, value)).map(|seqs| seqs.start)
+        self.write(1, |(), _, claimed| Typed::store(claimed, value)).map(|seqs| seqs.start)
     }
 
     /// Publishes values and returns their numbers.
@@ -429,7 +441,7 @@ impl<T: Pod + fmt::Debug + Send + Sync> Exclusive<Typed<T>> {
     ///
     /// When the ring is closed; nothing is published then.
     pub fn publish_batch(&mut self, values: &[T]) -> Result<Range<u64>, BatchError> {
-        self.write_batch(values.len(), |at, words, ahead| Typed::store(words, ahead, &values[at]))
+        self.write_batch(values.len(), |(), at, claimed| Typed::store(claimed, &values[at]))
     }
 }
 

@@ -44,12 +44,28 @@ pub struct Reader<P: Payload = Bytes> {
     buffer: P::Buffer,
     filter: Option<Arc<Filter>>,
     skipped: u64,
+    /// Told the last seq that this reader is done with, whenever it found nothing.
+    #[cfg(feature = "std")]
+    pub(crate) position: Option<Arc<AtomicU64>>,
     #[cfg(feature = "std")]
     waiting: waiting::Waiting,
 }
 
 /// A reader of a [`TypedRing`](super::TypedRing).
 pub type TypedReader<T> = Reader<Typed<T>>;
+
+/// Why a look gave neither an event nor a loss.
+enum Miss {
+    /// There is none yet.
+    Empty,
+    /// There will be none.
+    Closed,
+    /// The filter has skipped so many that it is time to look around.
+    Pause,
+}
+
+/// How many events a filter skips in one go: about a microsecond's worth.
+const SKIP_STEP: u64 = 1024;
 
 /// A seq, and what is known of the event in the buffer.
 type Found<P> = (u64, <P as Payload>::Meta);
@@ -84,9 +100,11 @@ impl<P: Payload> Reader<P> {
             next,
             slot: shared.slots.slot_of(next),
             missed: next,
-            buffer: P::buffer(shared.slot_bytes),
+            buffer: P::buffer(shared.slot_bytes, &shared.lane),
             filter: None,
             skipped: 0,
+            #[cfg(feature = "std")]
+            position: None,
             #[cfg(feature = "std")]
             waiting: waiting::Waiting::new(shared.waiters.as_ref()),
             handle: handle.clone(),
@@ -158,12 +176,25 @@ impl<P: Payload> Reader<P> {
     }
 
     #[inline(always)]
-    fn hand_out(&self, found: Read<Found<P>>) -> Read<P::Event<'_>> {
-        found.map(|(seq, meta)| P::event(seq, meta, &self.buffer))
+    fn hand_out(&mut self, found: Read<Found<P>>) -> Read<P::Event<'_>> {
+        found.map(|(seq, meta)| P::event(seq, meta, &mut self.buffer))
     }
 
     #[inline(always)]
     fn poll(&mut self) -> Result<Read<Found<P>>, TryReadError> {
+        loop {
+            match self.step() {
+                Ok(found) => return Ok(found),
+                Err(Miss::Empty) => return Err(TryReadError::Empty),
+                Err(Miss::Closed) => return Err(TryReadError::Closed),
+                Err(Miss::Pause) => {}
+            }
+        }
+    }
+
+    /// One look, or so many events skipped.
+    #[inline(always)]
+    fn step(&mut self) -> Result<Read<Found<P>>, Miss> {
         self.load().map(Read::Event).or_else(|stamp| self.miss(stamp).map(Read::Dropped))
     }
 
@@ -172,19 +203,21 @@ impl<P: Payload> Reader<P> {
     fn load(&mut self) -> Result<Found<P>, u64> {
         // Close behind a publisher, a prefetch would take from its hands what it is about to write.
         let is_close = self.next.wrapping_sub(self.missed) <= READER_AHEAD;
-        self.advance(|_, words, ahead, buffer| P::load(words, if is_close { 0 } else { ahead }, buffer))
+        if self.filter.is_some() {
+            self.skip_unwanted()?;
+        }
+        let (seq, meta) =
+            self.advance(|_, words, ahead, buffer| P::load(words, if is_close { 0 } else { ahead }, buffer))?;
+        Ok((seq, P::settle(&self.handle.shared.lane, meta, &mut self.buffer)))
     }
 
-    /// Takes the next wanted event by `look`, whose result is discarded if a publisher came meanwhile. If it is not
-    /// there, stays before it and returns the stamp of its slot.
+    /// Takes the next event by `look`, whose result is discarded if a publisher came meanwhile. If it is not there,
+    /// stays before it and returns the stamp of its slot.
     #[inline(always)]
     fn advance<R>(
         &mut self,
         look: impl FnOnce(u64, &[AtomicU64], usize, &mut P::Buffer) -> R,
     ) -> Result<(u64, R), u64> {
-        if self.filter.is_some() {
-            self.skip_unwanted()?;
-        }
         let slots = self.handle.shared.slots.view();
         let (seq, slot) = (self.next, self.slot);
         let result = slots.read(seq, slot, |words, ahead| look(seq, words, ahead, &mut self.buffer))?;
@@ -193,13 +226,16 @@ impl<P: Payload> Reader<P> {
     }
 
     /// Goes on to the first event that the filter wants, or to a slot without the event that it should have,
-    /// whose stamp is returned.
+    /// whose stamp is returned. After so many events, stops before the next one and returns that one's own stamp.
     #[inline(never)]
     fn skip_unwanted(&mut self) -> Result<(), u64> {
         let Some(filter) = self.filter.as_deref() else { return Ok(()) };
         let slots = self.handle.shared.slots.view();
         let (mut next, mut slot) = (self.next, self.slot);
         let seen = loop {
+            if next - self.next == SKIP_STEP {
+                break Err(next << 1);
+            }
             match slots.read(next, slot, |words, _| wants(filter, P::tag(words))) {
                 Ok(false) => {
                     next += 1;
@@ -214,10 +250,17 @@ impl<P: Payload> Reader<P> {
         seen
     }
 
-    /// The slot of the next event has another stamp than its own.
+    /// The slot of the next event has another stamp than its own, or so many were skipped before it.
     #[cold]
     #[inline(never)]
-    fn miss(&mut self, stamp: u64) -> Result<Dropped, TryReadError> {
+    fn miss(&mut self, stamp: u64) -> Result<Dropped, Miss> {
+        #[cfg(feature = "std")]
+        if let Some(position) = &self.position {
+            position.store(self.next - 1, Relaxed);
+        }
+        if stamp == self.next << 1 {
+            return Err(Miss::Pause);
+        }
         match self.shared().slots.absent(self.next, self.slot, stamp) {
             Absent::Dropped(to) => {
                 let dropped = Dropped { from: self.next, to };
@@ -226,10 +269,18 @@ impl<P: Payload> Reader<P> {
             }
             Absent::Nothing => {
                 self.missed = self.next;
-                Err(TryReadError::Empty)
+                Err(Miss::Empty)
             }
-            Absent::Closed => Err(TryReadError::Closed),
+            Absent::Closed => Err(Miss::Closed),
         }
+    }
+
+    pub(crate) fn filter_by(&mut self, mut wanted: impl FnMut(u16) -> bool) {
+        let mut filter = Filter::from([0; _]);
+        for tag in 0..=u16::MAX {
+            filter[usize::from(tag / 64)] |= u64::from(wanted(tag)) << (tag % 64);
+        }
+        self.filter = Some(Arc::new(filter));
     }
 
     /// Hands up to `max` events (at least 1) to `each`, one after the other in the reader's buffer, without waiting. Returns
@@ -259,12 +310,12 @@ impl<P: Payload> Reader<P> {
             Read::Event(found) => found,
             Read::Dropped(dropped) => return Read::Dropped(dropped),
         };
-        each(P::event(seq, meta, &self.buffer));
+        each(P::event(seq, meta, &mut self.buffer));
         let mut count = 1;
         while count < max
             && let Ok((seq, meta)) = self.load()
         {
-            each(P::event(seq, meta, &self.buffer));
+            each(P::event(seq, meta, &mut self.buffer));
             count += 1;
         }
         Read::Event(count)
@@ -281,12 +332,8 @@ impl Reader<Bytes> {
     /// numbers are told as before, whatever their events' tags were.
     ///
     /// Calls `wanted` for each of the 65,536 tags, here and never again, and keeps the answers in 8 KiB.
-    pub fn set_filter(&mut self, mut wanted: impl FnMut(u16) -> bool) {
-        let mut filter = Filter::from([0; _]);
-        for tag in 0..=u16::MAX {
-            filter[usize::from(tag / 64)] |= u64::from(wanted(tag)) << (tag % 64);
-        }
-        self.filter = Some(Arc::new(filter));
+    pub fn set_filter(&mut self, wanted: impl FnMut(u16) -> bool) {
+        self.filter_by(wanted);
     }
 
     /// From now on this reader gets every event.
@@ -317,11 +364,19 @@ impl Reader<Bytes> {
     #[inline]
     pub fn try_look<R>(&mut self, look: impl FnOnce(&Look<'_>) -> R) -> Result<Read<R>, TryReadError> {
         let slot_bytes = self.shared().slot_bytes;
+        while self.filter.is_some() && self.skip_unwanted() == Err(self.next << 1) {}
         let looked = self.advance(|seq, words, _, _| {
             let header = words[0].load(Relaxed);
             look(&Look { seq, tag: header as u16, len: Bytes::len(header, slot_bytes), words: &words[1..] })
         });
-        looked.map(|(_, result)| Read::Event(result)).or_else(|stamp| self.miss(stamp).map(Read::Dropped))
+        match looked {
+            Ok((_, result)) => Ok(Read::Event(result)),
+            Err(stamp) => match self.miss(stamp) {
+                Ok(dropped) => Ok(Read::Dropped(dropped)),
+                Err(Miss::Closed) => Err(TryReadError::Closed),
+                Err(Miss::Empty | Miss::Pause) => Err(TryReadError::Empty),
+            },
+        }
     }
 }
 
@@ -412,10 +467,10 @@ mod waiting {
     use std::task::{Context, Poll, Wake, Waker};
     use std::time::{Duration, Instant};
 
-    use super::super::error::{ReadError, TryReadError};
+    use super::super::error::ReadError;
     use super::super::handle::Shared;
     use super::super::{Payload, Read};
-    use super::{Found, Reader};
+    use super::{Found, Miss, Reader};
     use crate::sync::{AtomicBool, CANCEL_R, CANCELLED_A, Sleeper, spin};
     use crate::wait::{Key, WaitList};
 
@@ -539,6 +594,17 @@ mod waiting {
         }
     }
 
+    /// Why a read that waits did not get an event by one look.
+    enum Stop {
+        Empty,
+        Pause,
+        End(ReadError),
+    }
+
+    fn is_over(deadline: Option<Instant>) -> bool {
+        deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
     impl<P: Payload> Reader<P> {
         /// The next event, or what was lost before it; waits for it.
         ///
@@ -559,9 +625,10 @@ mod waiting {
         /// range is none.
         #[inline]
         pub fn read_timeout(&mut self, timeout: Duration) -> Result<Read<P::Event<'_>>, ReadError> {
-            let found = match self.poll_now()? {
-                Some(found) => found,
-                None => self.wait(Instant::now().checked_add(timeout))?,
+            let found = match self.once() {
+                Ok(found) => found,
+                Err(Stop::End(error)) => return Err(error),
+                Err(Stop::Empty | Stop::Pause) => self.wait(Instant::now().checked_add(timeout))?,
             };
             Ok(self.hand_out(found))
         }
@@ -616,20 +683,34 @@ mod waiting {
 
         /// One look, as a read that waits has it.
         #[inline(always)]
-        fn poll_now(&mut self) -> Result<Option<Read<Found<P>>>, ReadError> {
+        fn once(&mut self) -> Result<Read<Found<P>>, Stop> {
             if self.waiting.is_cancelled() {
-                return Err(ReadError::Cancelled);
+                return Err(Stop::End(ReadError::Cancelled));
             }
-            match self.poll() {
-                Ok(found) => Ok(Some(found)),
-                Err(TryReadError::Empty) => Ok(None),
-                Err(TryReadError::Closed) => Err(ReadError::Closed),
+            self.step().map_err(|miss| match miss {
+                Miss::Empty => Stop::Empty,
+                Miss::Pause => Stop::Pause,
+                Miss::Closed => Stop::End(ReadError::Closed),
+            })
+        }
+
+        /// Looks until there is nothing, or the filter has skipped events for too long.
+        #[inline(always)]
+        fn poll_until(&mut self, deadline: Option<Instant>) -> Result<Option<Read<Found<P>>>, ReadError> {
+            loop {
+                match self.once() {
+                    Ok(found) => return Ok(Some(found)),
+                    Err(Stop::Empty) => return Ok(None),
+                    Err(Stop::End(error)) => return Err(error),
+                    Err(Stop::Pause) if is_over(deadline) => return Err(ReadError::TimedOut),
+                    Err(Stop::Pause) => {}
+                }
             }
         }
 
         #[inline(always)]
         fn wait(&mut self, deadline: Option<Instant>) -> Result<Read<Found<P>>, ReadError> {
-            match self.poll_now()? {
+            match self.poll_until(deadline)? {
                 Some(found) => Ok(found),
                 None => self.wait_slowly(deadline),
             }
@@ -640,7 +721,7 @@ mod waiting {
             let mut idle = Idle { looks: 0 };
             loop {
                 if idle.is_long() {
-                    if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                    if is_over(deadline) {
                         return Err(ReadError::TimedOut);
                     }
                     if self.waiting.key.is_some() {
@@ -653,7 +734,7 @@ mod waiting {
                 } else {
                     idle.pause();
                 }
-                if let Some(found) = self.poll_now()? {
+                if let Some(found) = self.poll_until(deadline)? {
                     return Ok(found);
                 }
             }
@@ -669,7 +750,7 @@ mod waiting {
                     },
                 );
             let certain = self.register(&waker);
-            let found = self.poll_now();
+            let found = self.poll_until(deadline);
             if matches!(found, Ok(None)) {
                 // Uncertain of being woken, it looks again by itself.
                 let soon = (!certain).then(|| Instant::now() + Duration::from_millis(1));
@@ -697,23 +778,32 @@ mod waiting {
         }
 
         fn poll_task(&mut self, cx: &mut Context<'_>) -> Poll<Result<Read<Found<P>>, ReadError>> {
-            let mut found = self.poll_now();
-            if matches!(found, Ok(None)) {
-                let certain = self.register(cx.waker());
-                found = self.poll_now();
-                if matches!(found, Ok(None)) {
-                    if !certain {
-                        cx.waker().wake_by_ref();
-                    }
+            let mut found = self.once();
+            let mut certain = true;
+            if matches!(found, Err(Stop::Empty)) {
+                certain = self.register(cx.waker());
+                found = self.once();
+            }
+            let found = match found {
+                Ok(found) => Ok(found),
+                Err(Stop::End(error)) => Err(error),
+                Err(Stop::Empty) if certain => return Poll::Pending,
+                Err(Stop::Empty | Stop::Pause) => {
+                    cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-            }
+            };
             self.unregister();
-            match found {
-                Ok(Some(found)) => Poll::Ready(Ok(found)),
-                Ok(None) => Poll::Pending,
-                Err(error) => Poll::Ready(Err(error)),
-            }
+            Poll::Ready(found)
+        }
+
+        /// The next event, or what was lost before it, or a promise to wake the task.
+        #[cfg(feature = "futures")]
+        pub(crate) fn poll_read(
+            &mut self,
+            cx: &mut Context<'_>,
+        ) -> Poll<Result<Read<P::Event<'_>>, ReadError>> {
+            self.poll_task(cx).map_ok(|found| self.hand_out(found))
         }
     }
 
@@ -746,7 +836,7 @@ mod waiting {
         type Item = Read<P::Owned>;
 
         fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-            self.reader.poll_task(cx).map(|found| Some(self.reader.hand_out(found.ok()?).map(P::owned)))
+            self.reader.poll_read(cx).map(|read| Some(read.ok()?.map(P::owned)))
         }
     }
 

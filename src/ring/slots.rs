@@ -17,8 +17,8 @@ use core::hint::black_box;
 use core::marker::PhantomData;
 use core::sync::atomic::Ordering::Relaxed;
 
-use super::Payload;
 use super::error::ConfigError;
+use super::sealed::Sealed;
 use crate::sync::{
     AtomicU64, CLAIM_A, CLAIM_SPINS, CLOSE_R, CLOSED_A, COMMIT_R, LINE_WORDS, READ_A, READ_F, WRITE_F, spin,
 };
@@ -51,6 +51,16 @@ pub enum Step {
     Writing,
     /// The payload is in the slot, the stamp not yet.
     Written,
+}
+
+/// A slot in the hands of the publisher that claimed it, to be filled.
+pub(crate) struct Claimed<'a> {
+    pub(crate) seq: u64,
+    pub(crate) slot: u64,
+    /// The payload's words.
+    pub(crate) words: &'a [AtomicU64],
+    /// How many bytes further on the slot lies that is worth a prefetch.
+    pub(crate) ahead: usize,
 }
 
 /// What a publisher found at the slot of a seq that it claimed.
@@ -100,7 +110,16 @@ pub(crate) struct View<'a, P> {
     payload: PhantomData<fn(P) -> P>,
 }
 
-impl<'a, P: Payload> View<'a, P> {
+/// So many words of 0, all of them touched.
+pub(super) fn words(len: usize) -> Result<Vec<AtomicU64>, ConfigError> {
+    let mut words = Vec::new();
+    let bytes = len.saturating_mul(size_of::<AtomicU64>());
+    words.try_reserve_exact(len).map_err(|_| ConfigError::OutOfMemory { bytes })?;
+    words.resize_with(len, || AtomicU64::new(0));
+    Ok(words)
+}
+
+impl<'a, P: Sealed> View<'a, P> {
     /// The slot after `slot`.
     #[inline(always)]
     pub(crate) fn after(&self, slot: u64) -> u64 {
@@ -124,18 +143,24 @@ impl<'a, P: Payload> View<'a, P> {
         (soon.wrapping_sub(slot) as usize).wrapping_mul(self.stride * size_of::<AtomicU64>())
     }
 
-    /// Writes the event of the only publisher there is. `fill` also gets how far ahead to prefetch.
+    /// Writes the event of the only publisher there is.
     #[inline(always)]
-    pub(crate) fn write_exclusive(&self, seq: u64, slot: u64, fill: impl FnOnce(&[AtomicU64], usize)) {
-        let (stamp, words) = self.slot(slot);
+    pub(crate) fn write_exclusive(&self, seq: u64, slot: u64, fill: impl FnOnce(Claimed<'_>)) {
+        let (stamp, _) = self.slot(slot);
         stamp.store(seq << 1 | WRITING, Relaxed);
-        Slots::<P>::fill(
-            stamp,
-            words,
-            seq,
-            |words| fill(words, self.ahead(slot, PUBLISHER_AHEAD)),
-            &mut |_, _| (),
-        );
+        self.fill(seq, slot, fill, &mut |_, _| ());
+    }
+
+    /// The rest of a publish, once the stamp says that this seq is being written.
+    #[inline(always)]
+    fn fill(&self, seq: u64, slot: u64, fill: impl FnOnce(Claimed<'_>), step: &mut impl FnMut(Step, u64)) {
+        let (stamp, words) = self.slot(slot);
+        // write:F, with read:F. Without it, a reader could see our words under the stamp of the event before.
+        WRITE_F.fence();
+        fill(Claimed { seq, slot, words, ahead: self.ahead(slot, PUBLISHER_AHEAD) });
+        step(Step::Written, seq);
+        // commit:R, with read:A and claim:A. Without it, a reader could see our stamp before our words.
+        stamp.store(seq << 1, COMMIT_R.order());
     }
 
     /// Looks at the event of `next`, whose slot is `slot`. What `read` saw is thrown away if a publisher came
@@ -165,22 +190,13 @@ impl<'a, P: Payload> View<'a, P> {
     }
 }
 
-impl<P: Payload> Slots<P> {
+impl<P: Sealed> Slots<P> {
     /// `stride` is in words, and at least 1. All the memory of the ring is taken and touched here.
     pub(crate) fn new(capacity: u64, stride: usize, first_seq: u64) -> Result<Self, ConfigError> {
         if first_seq == 0 || first_seq > MAX_SEQ {
             return Err(ConfigError::FirstSeq { given: first_seq, max: MAX_SEQ });
         }
-        const MAX_WORDS: usize = isize::MAX as usize / size_of::<u64>();
-        let max = ((MAX_WORDS - SLOTS - LINE_WORDS) / (stride + 1)) as u64;
-        if capacity == 0 || capacity > max {
-            return Err(ConfigError::Capacity { given: capacity, max });
-        }
-        let len = LINE_WORDS + SLOTS + capacity as usize * (stride + 1);
-        let mut words = Vec::new();
-        let bytes = len * size_of::<u64>();
-        words.try_reserve_exact(len).map_err(|_| ConfigError::OutOfMemory { bytes })?;
-        words.resize_with(len, || AtomicU64::new(0));
+        let words = words(Self::len(capacity, stride)?)?;
         let align = LINE_WORDS * size_of::<u64>();
         let base = if cfg!(loom) { 0 } else { words.as_ptr().align_offset(align) };
         assert!(base < LINE_WORDS, "so much room was left for it");
@@ -192,6 +208,16 @@ impl<P: Payload> Slots<P> {
         slots.head().store((first_seq - 1) << 1, Relaxed);
         slots.end().store(OPEN, Relaxed);
         Ok(slots)
+    }
+
+    /// How many words a ring takes.
+    pub(crate) fn len(capacity: u64, stride: usize) -> Result<usize, ConfigError> {
+        const MAX_WORDS: usize = isize::MAX as usize / size_of::<u64>();
+        let max = ((MAX_WORDS - SLOTS - LINE_WORDS) / (stride + 1)) as u64;
+        if capacity == 0 || capacity > max {
+            return Err(ConfigError::Capacity { given: capacity, max });
+        }
+        Ok(LINE_WORDS + SLOTS + capacity as usize * (stride + 1))
     }
 
     #[inline(always)]
@@ -219,7 +245,7 @@ impl<P: Payload> Slots<P> {
     }
 
     pub(crate) fn memory(&self) -> usize {
-        self.words.capacity() * size_of::<u64>()
+        size_of_val(&*self.words)
     }
 
     /// `seq % capacity`, by Granlund and Montgomery's multiplication ("Division by Invariant Integers using
@@ -309,17 +335,17 @@ impl<P: Payload> Slots<P> {
         (head & CLOSED == 0 && head >> 1 <= MAX_SEQ).then_some(head >> 1)
     }
 
-    /// Writes the event of a claimed seq. Bounded: the slot is never waited for beyond a short spin. `fill` also gets
-    /// how far ahead to prefetch.
+    /// Writes the event of a claimed seq. Bounded: the slot is never waited for beyond a short spin.
     #[inline(always)]
     pub(crate) fn write(
         &self,
         seq: u64,
         slot: u64,
-        fill: impl FnOnce(&[AtomicU64], usize),
+        fill: impl FnOnce(Claimed<'_>),
         step: &mut impl FnMut(Step, u64),
     ) -> Written {
-        let (stamp, words) = self.slot(slot);
+        let view = self.view();
+        let (stamp, _) = view.slot(slot);
         step(Step::Claimed, seq);
         // What a lap without incident leaves there; a stamp of 0 when this is the slot's first event.
         let mut seen = if seq >= self.first_seq + self.capacity { (seq - self.capacity) << 1 } else { 0 };
@@ -346,29 +372,13 @@ impl<P: Payload> Slots<P> {
             spins += 1;
         }
         step(Step::Writing, seq);
-        Self::fill(stamp, words, seq, |words| fill(words, self.view().ahead(slot, PUBLISHER_AHEAD)), step);
+        view.fill(seq, slot, fill, step);
         Written::Committed
     }
 
     /// Gives a claimed seq up without a look at its slot.
     pub(crate) fn abandon(&self, seq: u64) {
         self.abandoned(self.slot_of(seq)).fetch_max(seq, Relaxed);
-    }
-
-    #[inline(always)]
-    fn fill(
-        stamp: &AtomicU64,
-        words: &[AtomicU64],
-        seq: u64,
-        fill: impl FnOnce(&[AtomicU64]),
-        step: &mut impl FnMut(Step, u64),
-    ) {
-        // write:F, with read:F. Without it, a reader could see our words under the stamp of the event before.
-        WRITE_F.fence();
-        fill(words);
-        step(Step::Written, seq);
-        // commit:R, with read:A and claim:A. Without it, a reader could see our stamp before our words.
-        stamp.store(seq << 1, COMMIT_R.order());
     }
 
     // ---- Reading.

@@ -315,8 +315,8 @@ fn an_exclusive_batch_of_several_laps_loses_only_what_it_has_overwritten() {
     let mut publisher = Ring::new(2, 8).unwrap().into_exclusive();
     let reader = RefCell::new(publisher.reader_from_oldest());
     let during = RefCell::new(None);
-    let seqs = publisher.write_batch(6, |at, words, ahead| {
-        Bytes::store(words, ahead, 0, b"x");
+    let seqs = publisher.write_batch(6, |(), at, claimed| {
+        Bytes::store(claimed, 0, b"x");
         if at == 2 {
             during.replace(Some(read(&mut reader.borrow_mut())));
         }

@@ -281,9 +281,9 @@ fn a_batch_of_several_laps_wakes_after_each() {
     let waiting = RefCell::new(Vec::new());
     let mut future = Box::pin(reader.read_async());
     assert!(future.as_mut().poll(&mut cx).is_pending());
-    let seqs = ring.shared.publish_batch(6, |_, words, ahead| {
+    let seqs = ring.shared.publish_batch(6, |_, claimed| {
         waiting.borrow_mut().push(list(&ring).waiting());
-        Bytes::store(words, ahead, 0, b"x");
+        Bytes::store(claimed, 0, b"x");
     });
     assert_eq!((seqs, waiting.take()), (Ok(1..7), vec![1, 1, 0, 0, 0, 0]));
 
@@ -293,9 +293,9 @@ fn a_batch_of_several_laps_wakes_after_each() {
     let handle = publisher.handle();
     let mut future = pin!(reader.read_async());
     assert!(future.as_mut().poll(&mut cx).is_pending());
-    let seqs = publisher.write_batch(6, |_, words, ahead| {
+    let seqs = publisher.write_batch(6, |(), _, claimed| {
         waiting.borrow_mut().push(list(&handle).waiting());
-        Bytes::store(words, ahead, 0, b"x");
+        Bytes::store(claimed, 0, b"x");
     });
     assert_eq!((seqs, waiting.take()), (Ok(7..13), vec![1, 1, 0, 0, 0, 0]));
 }
