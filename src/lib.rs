@@ -1,6 +1,7 @@
 //! A lock-free broadcast event bus: a publisher never waits, and a slow reader is lapped and told exactly what it lost.
 //!
 //! - [`ring`]: any number of publishers, any number of readers, every reader sees every event.
+//! - `event` (feature `std`): telemetry events, their JSON, and a check of what claims to be one.
 //! - [`truncate`]: payloads that are too large are cut where they stay valid UTF-8 and valid JSON.
 //! - [`design`]: how the ring works, and the pair of every ordering in it.
 #![deny(missing_docs, clippy::undocumented_unsafe_blocks, unsafe_op_in_unsafe_fn)]
@@ -10,6 +11,9 @@ extern crate alloc;
 
 #[doc = include_str!("design.md")]
 pub mod design {}
+#[cfg(feature = "std")]
+#[allow(dead_code)] // what is `pub(crate)` in it is for the stream
+pub mod event;
 pub mod ring;
 #[allow(clippy::disallowed_methods)] // the one place where fences may be
 mod sync;
