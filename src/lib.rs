@@ -12,9 +12,10 @@ extern crate alloc;
 #[doc = include_str!("design.md")]
 pub mod design {}
 #[cfg(feature = "std")]
-#[allow(dead_code)] // what is `pub(crate)` in it is for the stream
 pub mod event;
 pub mod ring;
+#[cfg(feature = "std")]
+pub mod stream;
 #[allow(clippy::disallowed_methods)] // the one place where fences may be
 mod sync;
 pub mod truncate;

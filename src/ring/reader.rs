@@ -283,6 +283,10 @@ impl<P: Payload> Reader<P> {
         self.filter = Some(Arc::new(filter));
     }
 
+    pub(crate) fn unfilter(&mut self) {
+        self.filter = None;
+    }
+
     /// Hands up to `max` events (at least 1) to `each`, one after the other in the reader's buffer, without waiting. Returns
     /// how many; fewer than `max` when there are no more, or when a loss comes next, which the next read tells.
     ///
