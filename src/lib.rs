@@ -1,9 +1,10 @@
 //! A lock-free broadcast event bus: a publisher never waits, and a slow reader is lapped and told exactly what it lost.
 //!
-//! - [`ring`]: any number of publishers, any number of readers, every reader sees every event.
-//! - `event` (feature `std`): telemetry events, their JSON, and a check of what claims to be one.
+//! - `stream` (feature `std`): telemetry events, serialized once, streamed to every reader.
+//! - `event` (feature `std`): those events, their JSON, and a check of what claims to be one.
+//! - [`ring`]: what the stream is made of: any number of publishers and readers of bytes or plain values.
 //! - [`truncate`]: payloads that are too large are cut where they stay valid UTF-8 and valid JSON.
-//! - [`design`]: how the ring works, and the pair of every ordering in it.
+//! - [`design`]: how it works, and the pair of every ordering in it.
 #![deny(missing_docs, clippy::undocumented_unsafe_blocks, unsafe_op_in_unsafe_fn)]
 #![cfg_attr(not(feature = "std"), no_std)]
 
