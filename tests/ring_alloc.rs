@@ -1,8 +1,8 @@
 //! No publish and no read takes memory after warm-up: counted by an allocator, on the thread that must not.
 #![cfg(feature = "std")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod alloc;
+
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::AtomicU64;
@@ -11,64 +11,8 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
+use alloc::{calls, calls_so_far};
 use lapwing::ring::{Config, Exclusive, Read, ReadError, Reader, Ring, TryReadError, TypedRing, Wait};
-
-thread_local! {
-    /// What this thread took or gave back.
-    static CALLS: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-fn count() {
-    CALLS.set(CALLS.get() + 1);
-}
-
-// SAFETY: every call goes to `System` as it came, which keeps the contract; the count is a cell of the thread that
-// takes no memory itself, and needs no destructor.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller keeps `alloc`'s contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller keeps `alloc_zeroed`'s contract.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
-        // SAFETY: the caller keeps `realloc`'s contract.
-        unsafe { System.realloc(ptr, layout, size) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        count();
-        // SAFETY: the caller keeps `dealloc`'s contract.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// Runs `f` twice, first to warm up, and says how often the second run called the allocator.
-fn calls(mut f: impl FnMut()) -> u64 {
-    f();
-    let before = CALLS.get();
-    f();
-    CALLS.get() - before
-}
-
-#[test]
-fn the_allocator_counts() {
-    let mut kept = Vec::new();
-    assert_eq!(calls(|| kept = vec![1u8; 100]), 2, "one taken, one given back");
-    assert_eq!(kept.len(), 100);
-}
 
 /// More than a lap, so that every slot is overwritten.
 const EVENTS: u64 = 40;
@@ -110,12 +54,12 @@ fn reads(read: impl Fn(&mut Reader) -> bool) -> u64 {
     publish(&mut ring);
     while read(&mut reader) {}
     publish(&mut ring);
-    let before = CALLS.get();
+    let before = calls_so_far();
     let mut count = 0;
     while read(&mut reader) {
         count += 1;
     }
-    let after = CALLS.get();
+    let after = calls_so_far();
     assert!(count > 0);
     assert_eq!(reader.next_seq(), 2 * EVENTS + 1);
     assert_eq!(reader.skipped(), 16, "8 in each round");
@@ -178,11 +122,11 @@ fn parking_and_waking() {
             id.store(unsafe { libc::gettid() } as u64, Release);
             let mut calls = 0;
             for round in 1..=ROUNDS {
-                let before = CALLS.get();
+                let before = calls_so_far();
                 let read = reader.read().unwrap();
                 assert!(matches!(read, Read::Event(event) if event.seq == round), "{read:?}");
                 if round > 1 {
-                    calls += CALLS.get() - before;
+                    calls += calls_so_far() - before;
                 }
             }
             calls
@@ -194,10 +138,10 @@ fn parking_and_waking() {
         for round in 1..=ROUNDS {
             // Nothing but its read can make it sleep, once it has told its id.
             until_asleep(id.load(Acquire) as i32);
-            let before = CALLS.get();
+            let before = calls_so_far();
             assert_eq!(ring.publish(b"wake up"), Ok(round));
             if round > 1 {
-                calls += CALLS.get() - before;
+                calls += calls_so_far() - before;
             }
         }
         (calls, reader.join().unwrap())
