@@ -45,7 +45,7 @@ mod utf8;
 
 #[doc(hidden)]
 pub use scan::Scanner;
-pub use shape::{Shape, shape};
+pub use shape::{Scratch, Shape, shape};
 #[doc(hidden)]
 pub use tail::tail_with;
 pub use tail::{TailCut, tail, tail_in_place, tail_into};

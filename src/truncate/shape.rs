@@ -72,14 +72,48 @@ impl<'a> Shape<'a> {
     /// [`Error::InputTooLarge`] for inputs of 4 GiB and more, [`Error::BudgetTooSmall`] if the input does not
     /// fit and `max` cannot hold `null` either. `out` is as it was.
     pub fn truncate(&self, json: &[u8], max: usize, out: &mut Vec<u8>) -> Result<Option<Truncation>, Error> {
-        self.truncate_with(Scanner::best(), json, max, out)
+        self.truncate_reusing(&mut Scratch::new(), json, max, out)
     }
 
-    /// [`Shape::truncate`] with a scanner of choice. Not part of the stable interface.
+    /// [`Shape::truncate`] in memory that is reused: no allocation, once `scratch` and `out` have grown to
+    /// what such documents need.
+    ///
+    /// That holds with no marker and nothing protected. A marker takes memory for each string that is
+    /// shortened, and protected values for each call: where they are, and a copy of the document if they have
+    /// to be shortened themselves.
+    ///
+    /// ```
+    /// use lapwing::truncate::{Scratch, Shape};
+    ///
+    /// let (mut scratch, mut out) = (Scratch::new(), Vec::new());
+    /// for event in [r#"{"id":1,"text":"a long story"}"#, r#"{"id":2,"text":"another long one"}"#] {
+    ///     out.clear();
+    ///     let report = Shape::new().truncate_reusing(&mut scratch, event.as_bytes(), 24, &mut out)?;
+    ///     assert_eq!(report.expect("it has more than 24 bytes").string_limit, Some(6));
+    /// }
+    /// assert_eq!(out, br#"{"id":2,"text":"anothe"}"#);
+    /// # Ok::<(), lapwing::truncate::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Shape::truncate`].
+    pub fn truncate_reusing(
+        &self,
+        scratch: &mut Scratch,
+        json: &[u8],
+        max: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<Option<Truncation>, Error> {
+        self.truncate_with(Scanner::best(), scratch, json, max, out)
+    }
+
+    /// [`Shape::truncate_reusing`] with a scanner of choice. Not part of the stable interface.
     #[doc(hidden)]
     pub fn truncate_with(
         &self,
         scanner: Scanner,
+        scratch: &mut Scratch,
         json: &[u8],
         max: usize,
         out: &mut Vec<u8>,
@@ -90,15 +124,15 @@ impl<'a> Shape<'a> {
         out.reserve(max);
         let protected =
             if self.protected.is_empty() { Vec::new() } else { protected_ranges(json, self.protected) };
-        Ok(Some(match self.cut(scanner, json, &protected, max, out) {
+        Ok(Some(match self.cut(scanner, scratch, json, &protected, max, out) {
             Ok(report) => report,
             Err(_) if protected.is_empty() => tail::write(json, &tail::cut(scanner, json, max), out),
             Err(least) => {
                 // All else is as small as it gets. Now what was protected is treated like the rest.
                 let mut smallest = Vec::new();
-                self.write(json, &least.strings, 0, &least.arrays, &mut smallest);
+                self.write(json, least.strings, 0, least.arrays, &mut smallest);
                 let report = self
-                    .cut(scanner, &smallest, &[], max, out)
+                    .cut(scanner, scratch, &smallest, &[], max, out)
                     .unwrap_or_else(|_| tail::write(&smallest, &tail::cut(scanner, &smallest, max), out));
                 Truncation {
                     original_len: json.len(),
@@ -111,52 +145,56 @@ impl<'a> Shape<'a> {
     }
 
     /// Strings, then arrays. Nothing is written if that is not enough.
-    fn cut(
+    fn cut<'s>(
         &self,
         scanner: Scanner,
+        scratch: &'s mut Scratch,
         json: &[u8],
         protected: &[Range<usize>],
         max: usize,
         out: &mut Vec<u8>,
-    ) -> Result<Truncation, Least> {
+    ) -> Result<Truncation, Least<'s>> {
         let report = |stage, string_limit, array_limit| Truncation {
             original_len: json.len(),
             stage,
             string_limit,
             array_limit,
         };
-        let (mut long, in_strings) = long_strings(scanner, json);
-        remove_within(&mut long, protected);
-        if let Some(limit) = level(&long, LONG, json.len(), max) {
-            self.write(json, &long, limit, &[], out);
+        let Scratch { long, all, buffers, arrays } = scratch;
+        let in_strings = long_strings(scanner, json, long);
+        remove_within(long, protected);
+        if let Some(limit) = level(long, LONG, json.len(), max) {
+            self.write(json, long, limit, &[], out);
             return Ok(report(Stage::Strings, Some(limit), None));
         }
-        let all = || {
-            let mut strings = all_strings(scanner, json);
-            remove_within(&mut strings, protected);
-            strings
+        let find_all = |all: &mut _| {
+            all_strings(scanner, json, all);
+            remove_within(all, protected);
         };
         // Keys alone may show that there is too little in strings to look at each.
-        let mut strings = None;
         // (Of a string that is not closed, which only invalid input has, more is counted than there is.)
-        if json.len().saturating_sub(in_strings) <= max {
-            let strings = strings.insert(all());
-            if let Some(limit) = level(strings, 0, json.len(), max) {
-                self.write(json, strings, limit, &[], out);
+        let may_fit = json.len().saturating_sub(in_strings) <= max;
+        if may_fit {
+            find_all(all);
+            if let Some(limit) = level(all, 0, json.len(), max) {
+                self.write(json, all, limit, &[], out);
                 return Ok(report(Stage::Strings, Some(limit), None));
             }
         }
-        let mut ranks = Ranks::new(max, &long, protected);
+        let mut ranks = Ranks::new(max, long, protected, core::mem::take(buffers));
         walk(scanner, json, &mut ranks);
         let cap = ranks.fitting();
-        let arrays = ranks.cuts(cap.unwrap_or(0));
+        ranks.cuts(cap.unwrap_or(0), arrays);
+        *buffers = ranks.buffers;
         let removed: usize = arrays.iter().map(|cut| cut.len()).sum();
-        let (mut strings, least) =
-            if cap.is_some() { (long, LONG) } else { (strings.unwrap_or_else(all), 0) };
-        remove_within(&mut strings, &arrays);
-        match level(&strings, least, json.len() - removed, max) {
+        if cap.is_none() && !may_fit {
+            find_all(all);
+        }
+        let (strings, least) = if cap.is_some() { (long, LONG) } else { (all, 0) };
+        remove_within(strings, arrays);
+        match level(strings, least, json.len() - removed, max) {
             Some(limit) => {
-                self.write(json, &strings, limit, &arrays, out);
+                self.write(json, strings, limit, arrays, out);
                 let shortened = strings.iter().any(|s| s.len() > limit);
                 Ok(report(Stage::Arrays, shortened.then_some(limit), cap.or(Some(0))))
             }
@@ -211,8 +249,9 @@ impl<'a> Shape<'a> {
 /// Keys, numbers and literals are never shortened. The first two stages keep what they keep at any depth.
 ///
 /// Cost: one scan for strings of more than 64 bytes and one copy, in most cases; otherwise a pass over all
-/// strings, and one over the brackets. It allocates 8 bytes for each string value that it looks at, and about
-/// 16 for each element of the longest array that fits.
+/// strings, and one over the brackets. It allocates 8 bytes for each string value that it looks at, and up to
+/// about 16 for each array element that fits and 28 for each array. [`Shape::truncate_reusing`] keeps that
+/// memory for the next document.
 ///
 /// ```
 /// let json = br#"{"short":"abc","long":"0123456789","longer":"0123456789abcdef"}"#;
@@ -232,10 +271,43 @@ pub fn shape(json: &[u8], max: usize, out: &mut Vec<u8>) -> Result<Option<Trunca
     Shape::new().truncate(json, max, out)
 }
 
-/// What shortening strings and arrays comes down to, where that is still too much.
-struct Least {
-    strings: Vec<Text>,
+/// The memory that [`Shape::truncate_reusing`] works in.
+///
+/// It grows to the most that a document needed, which [`shape`] states, and is given back when this is
+/// dropped. Nothing that a document leaves in it matters to the next.
+#[derive(Default)]
+pub struct Scratch {
+    /// The string values of more than [`LONG`] bytes.
+    long: Vec<Text>,
+    /// All string values.
+    all: Vec<Text>,
+    buffers: Buffers,
+    /// What is too much of arrays.
     arrays: Vec<Range<usize>>,
+}
+
+impl Scratch {
+    /// Without any memory yet.
+    pub const fn new() -> Self {
+        Self {
+            long: Vec::new(),
+            all: Vec::new(),
+            buffers: Buffers { bytes: Vec::new(), open: Vec::new(), steps: Vec::new() },
+            arrays: Vec::new(),
+        }
+    }
+}
+
+impl core::fmt::Debug for Scratch {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Scratch").finish_non_exhaustive()
+    }
+}
+
+/// What shortening strings and arrays comes down to, where that is still too much.
+struct Least<'s> {
+    strings: &'s [Text],
+    arrays: &'s [Range<usize>],
 }
 
 /// A string value's content: what is between its quotes.
@@ -297,17 +369,17 @@ fn remove_within(strings: &mut Vec<Text>, ranges: &[Range<usize>]) {
     });
 }
 
-instantiate!(fn long_strings(json: &[u8]) -> (Vec<Text>, usize) = long_strings_by);
+instantiate!(fn long_strings(json: &[u8], found: &mut Vec<Text>) -> usize = long_strings_by);
 
-/// The values of more than [`LONG`] bytes, in order, and how many bytes there are in all strings and keys,
-/// their opening quotes included. A string that long reaches from one block into the next.
+/// Finds the values of more than [`LONG`] bytes, in order, and returns how many bytes there are in all strings
+/// and keys, their opening quotes included. A string that long reaches from one block into the next.
 ///
 /// # Safety
 ///
 /// What `L` wants of the machine.
 #[inline(always)]
-unsafe fn long_strings_by<L: Lanes>(json: &[u8]) -> (Vec<Text>, usize) {
-    let mut found = Vec::new();
+unsafe fn long_strings_by<L: Lanes>(json: &[u8], found: &mut Vec<Text>) -> usize {
+    found.clear();
     let mut in_strings = 0;
     let mut carry = Carry::default();
     let (mut base, mut open) = (0, 0);
@@ -336,19 +408,19 @@ unsafe fn long_strings_by<L: Lanes>(json: &[u8]) -> (Vec<Text>, usize) {
             carry.escaped = 0;
         }
     }
-    (found, in_strings)
+    in_strings
 }
 
-instantiate!(fn all_strings(json: &[u8]) -> Vec<Text> = all_strings_by);
+instantiate!(fn all_strings(json: &[u8], found: &mut Vec<Text>) = all_strings_by);
 
-/// All string values that are not empty, in order.
+/// Finds all string values that are not empty, in order.
 ///
 /// # Safety
 ///
 /// What `L` wants of the machine.
 #[inline(always)]
-unsafe fn all_strings_by<L: Lanes>(json: &[u8]) -> Vec<Text> {
-    let mut found = Vec::new();
+unsafe fn all_strings_by<L: Lanes>(json: &[u8], found: &mut Vec<Text>) {
+    found.clear();
     let mut carry = Carry::default();
     let (mut base, mut open) = (0, 0);
     let mut padded = [0; BLOCK];
@@ -373,7 +445,6 @@ unsafe fn all_strings_by<L: Lanes>(json: &[u8]) -> Vec<Text> {
             carry.escaped = 0;
         }
     }
-    found
 }
 
 /// The ranks in a document.
@@ -383,9 +454,8 @@ unsafe fn all_strings_by<L: Lanes>(json: &[u8]) -> Vec<Text> {
 /// for arrays in arrays too. So one walk that adds up the bytes of each rank finds the largest n.
 struct Ranks<'a> {
     max: usize,
-    /// How many bytes have each rank, those that can still be kept.
-    bytes: Vec<u32>,
-    /// The sum of `bytes`. Where it exceeds `max`, the last ranks are dropped.
+    buffers: Buffers,
+    /// The sum of `buffers.bytes`. Where it exceeds `max`, the last ranks are dropped.
     total: usize,
     /// The largest rank that can still be kept.
     limit: usize,
@@ -393,14 +463,21 @@ struct Ranks<'a> {
     from: usize,
     /// The rank of what comes now.
     rank: usize,
-    open: Vec<Open>,
     /// In what is too much of an array: how many arrays are open inside of that.
     lost: Option<usize>,
-    steps: Vec<Step>,
     /// Still to come: counted as if they had [`LONG`] bytes.
     long: &'a [Text],
     /// Still to come, or not over: arrays in them are not shortened.
     protected: &'a [Range<usize>],
+}
+
+/// What [`Ranks`] fills, in memory that is reused.
+#[derive(Default)]
+struct Buffers {
+    /// How many bytes have each rank, those that can still be kept.
+    bytes: Vec<u32>,
+    open: Vec<Open>,
+    steps: Vec<Step>,
 }
 
 /// An open bracket.
@@ -422,37 +499,30 @@ struct Step {
 }
 
 impl<'a> Ranks<'a> {
-    fn new(max: usize, long: &'a [Text], protected: &'a [Range<usize>]) -> Self {
-        Self {
-            max,
-            bytes: alloc::vec![0],
-            total: 0,
-            limit: usize::MAX,
-            from: 0,
-            rank: 0,
-            open: Vec::new(),
-            lost: None,
-            steps: Vec::new(),
-            long,
-            protected,
-        }
+    /// Nothing that is in `buffers` is kept.
+    fn new(max: usize, long: &'a [Text], protected: &'a [Range<usize>], mut buffers: Buffers) -> Self {
+        buffers.bytes.clear();
+        buffers.bytes.push(0);
+        buffers.open.clear();
+        buffers.steps.clear();
+        Self { max, buffers, total: 0, limit: usize::MAX, from: 0, rank: 0, lost: None, long, protected }
     }
 
     /// The largest number of elements that fits; `None` if not even empty arrays do.
     fn fitting(&self) -> Option<usize> {
-        (self.total <= self.max).then(|| self.bytes.len() - 1)
+        (self.total <= self.max).then(|| self.buffers.bytes.len() - 1)
     }
 
-    /// What is too much if an array may have `limit` elements, in order; nothing inside of what is too much
-    /// already.
-    fn cuts(&self, limit: usize) -> Vec<Range<usize>> {
-        let mut cuts = Vec::new();
+    /// Finds what is too much if an array may have `limit` elements, in order; nothing inside of what is too
+    /// much already.
+    fn cuts(&self, limit: usize, found: &mut Vec<Range<usize>>) {
+        found.clear();
         let mut lost: Option<&Step> = None;
-        for step in &self.steps {
+        for step in &self.buffers.steps {
             match lost {
                 Some(first) if step.rank == 0 && step.depth == first.depth => {
                     if first.at < step.at {
-                        cuts.push(first.at as usize..step.at as usize);
+                        found.push(first.at as usize..step.at as usize);
                     }
                     lost = None;
                 }
@@ -460,7 +530,6 @@ impl<'a> Ranks<'a> {
                 _ => {}
             }
         }
-        cuts
     }
 
     fn is_protected(&mut self, at: usize) -> bool {
@@ -474,13 +543,13 @@ impl<'a> Ranks<'a> {
 
     #[inline(always)]
     fn in_array(&self) -> bool {
-        self.open.last().is_some_and(|open| open.element > 0)
+        self.buffers.open.last().is_some_and(|open| open.element > 0)
     }
 
     #[inline(always)]
     fn open(&mut self, at: usize, bracket: u8) {
         let is_array = bracket == b'[' && !self.is_protected(at);
-        self.open.push(Open { rank: self.rank, element: usize::from(is_array), has_step: false });
+        self.buffers.open.push(Open { rank: self.rank, element: usize::from(is_array), has_step: false });
         if is_array && self.rank == 0 {
             self.rise(1, at + 1);
         }
@@ -488,11 +557,11 @@ impl<'a> Ranks<'a> {
 
     #[inline(always)]
     fn close(&mut self, at: usize) {
-        let Some(open) = self.open.pop() else { return };
+        let Some(open) = self.buffers.open.pop() else { return };
         if open.has_step {
             self.count(at);
             self.rank = open.rank;
-            self.steps.push(Step { at: at as u32, rank: 0, depth: self.open.len() as u32 });
+            self.buffers.steps.push(Step { at: at as u32, rank: 0, depth: self.buffers.open.len() as u32 });
         }
         self.lost = None;
     }
@@ -500,7 +569,7 @@ impl<'a> Ranks<'a> {
     /// In an array.
     #[inline(always)]
     fn comma(&mut self, at: usize) {
-        if let Some(open) = self.open.last_mut() {
+        if let Some(open) = self.buffers.open.last_mut() {
             open.element += 1;
             if open.element > self.rank {
                 let rank = open.element;
@@ -513,9 +582,9 @@ impl<'a> Ranks<'a> {
     fn rise(&mut self, rank: usize, at: usize) {
         self.count(at);
         self.rank = rank;
-        let depth = self.open.len() - 1;
-        self.open[depth].has_step = true;
-        self.steps.push(Step { at: at as u32, rank: rank as u32, depth: depth as u32 });
+        let depth = self.buffers.open.len() - 1;
+        self.buffers.open[depth].has_step = true;
+        self.buffers.steps.push(Step { at: at as u32, rank: rank as u32, depth: depth as u32 });
         if rank > self.limit {
             self.lost = Some(0);
         }
@@ -537,14 +606,14 @@ impl<'a> Ranks<'a> {
         if self.rank > self.limit {
             return;
         }
-        if self.bytes.len() <= self.rank {
-            self.bytes.resize(self.rank + 1, 0);
+        if self.buffers.bytes.len() <= self.rank {
+            self.buffers.bytes.resize(self.rank + 1, 0);
         }
-        self.bytes[self.rank] += bytes as u32;
+        self.buffers.bytes[self.rank] += bytes as u32;
         self.total += bytes;
-        while self.total > self.max && self.bytes.len() > 1 {
-            self.total -= self.bytes.pop().unwrap_or(0) as usize;
-            self.limit = self.bytes.len() - 1;
+        while self.total > self.max && self.buffers.bytes.len() > 1 {
+            self.total -= self.buffers.bytes.pop().unwrap_or(0) as usize;
+            self.limit = self.buffers.bytes.len() - 1;
         }
     }
 }

@@ -2,7 +2,7 @@
 //! share them.
 #![allow(dead_code)] // Not every user needs every one.
 
-use lapwing::truncate::{self, Error, Scanner, Shape, Stage, Truncation};
+use lapwing::truncate::{self, Error, Scanner, Scratch, Shape, Stage, Truncation};
 
 /// Whether raw JSON like this is accepted: what an application that validates once at its edge would ask.
 pub fn accepted(json: &[u8]) -> bool {
@@ -434,16 +434,29 @@ fn shaped(json: &[u8], max: usize, marker: &str, protected: &[&str]) -> (Vec<u8>
     ([&json[..keep], closers].concat(), report(stage, None, None))
 }
 
+/// With something left in each of its buffers: strings, ranks, what is cut of an array, and an open bracket.
+fn used_scratch() -> Scratch {
+    let mut scratch = Scratch::new();
+    let json = format!(r#"{{"long":"{}","list":[1,2,3],"open":["#, "x".repeat(100));
+    let report = Shape::new().truncate_reusing(&mut scratch, json.as_bytes(), 10, &mut Vec::new());
+    assert_eq!(report.expect("the budget is enough").expect("it is too long").stage, Stage::Tail);
+    scratch
+}
+
 /// All that holds of `Shape` for any bytes at all. Returns the result if `json` did not fit.
 pub fn shape_of_anything(json: &[u8], max: usize, shape: Shape) -> Option<(Vec<u8>, Truncation)> {
+    let mut used = used_scratch();
     let results: Vec<_> = Scanner::all()
         .map(|scanner| {
             let mut out = b"before ".to_vec();
-            let report = shape.truncate_with(scanner, json, max, &mut out);
+            let report = shape.truncate_with(scanner, &mut used, json, max, &mut out);
             (scanner, report, out.strip_prefix(b"before ").expect("it appends").to_vec())
         })
         .collect();
     let (first, report, out) = &results[0];
+    let mut fresh = Vec::new();
+    assert_eq!(shape.truncate(json, max, &mut fresh), *report, "with a fresh scratch, budget {max}");
+    assert_eq!(fresh, *out, "with a fresh scratch, budget {max}");
     for (scanner, other_report, other) in &results[1..] {
         assert_eq!((report, out), (other_report, other), "{first:?} against {scanner:?}, budget {max}");
     }
