@@ -30,6 +30,9 @@ macro_rules! names {
             /// The names that are known.
             pub const KNOWN: [$name<'static>; $count] = [$($name::$variant),+];
 
+            /// The spellings of the known names.
+            pub(super) const NAMES: [&'static str; $count] = [$($text),+];
+
             fn known(name: &str) -> Option<Self> {
                 match name {
                     $($text => Some(Self::$variant),)+
