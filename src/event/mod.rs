@@ -34,6 +34,7 @@
 mod name;
 mod serde_impls;
 pub(crate) mod validate;
+mod word;
 pub(crate) mod write;
 
 use std::borrow::Cow;

@@ -1,7 +1,9 @@
 //! Is it one event of the schema? In one pass, without building anything.
 
+use super::word::{control, equal, splat};
 use super::{Category, Fields};
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::fmt;
 use std::ops::Range;
 
@@ -9,7 +11,7 @@ use std::ops::Range;
 ///
 /// What is accepted here is what `serde_json::from_str` reads as an `Event`, no less and no more: keys in any order,
 /// keys that the schema does not know, white space, nesting of any depth in `data`. Only where a key or the
-/// category is spelled with escapes, or where brackets are nested 64 deep, memory is allocated.
+/// category is spelled with escapes, or where brackets are nested more than 63 deep, memory is allocated.
 ///
 /// ```
 /// use lapwing::event::{Category, InvalidReason, validate};
@@ -26,24 +28,22 @@ use std::ops::Range;
 ///
 /// Where and why it is no event.
 pub fn validate(json: &[u8]) -> Result<Valid<'_>, InvalidEvent> {
-    if let Err(error) = std::str::from_utf8(json) {
-        return Err(InvalidEvent { at: error.valid_up_to(), reason: InvalidReason::Utf8 });
+    match std::str::from_utf8(json) {
+        Ok(text) => {
+            let error = InvalidEvent { at: 0, reason: InvalidReason::Expected("an event") };
+            let scan = Scan { text, json, newline: Cell::new(false), error: Cell::new(error) };
+            scan.document().ok_or_else(|| scan.error.get())
+        }
+        Err(error) => Err(InvalidEvent { at: error.valid_up_to(), reason: InvalidReason::Utf8 }),
     }
-    let mut scan = Scan { json, at: 0, newline: false };
-    let valid = scan.event()?;
-    scan.space();
-    if scan.at < json.len() {
-        return scan.expected("the end after the event");
-    }
-    Ok(Valid { newline: scan.newline, ..valid })
 }
 
 /// JSON of which [`validate`] has found that it is an event.
 #[derive(Clone, Debug)]
 pub struct Valid<'a> {
     ts: Ts,
-    r#type: &'a [u8],
-    category: &'a [u8],
+    r#type: Text<'a>,
+    category: Text<'a>,
     category_index: u8,
     source: &'a [u8],
     data: Option<&'a [u8]>,
@@ -54,14 +54,14 @@ pub struct Valid<'a> {
 impl<'a> Valid<'a> {
     /// The type.
     pub fn r#type(&self) -> Cow<'a, str> {
-        decoded(self.r#type)
+        self.r#type.decoded()
     }
 
     /// The category.
     pub fn category(&self) -> Category<'a> {
         match Category::KNOWN.get(usize::from(self.category_index)) {
             Some(category) => category.clone(),
-            None => Category::Other(decoded(self.category)),
+            None => Category::Other(self.category.decoded()),
         }
     }
 
@@ -72,8 +72,8 @@ impl<'a> Valid<'a> {
                 Ts::Set(ts) => ts,
                 Ts::Missing { .. } | Ts::Zero { .. } => 0,
             },
-            r#type: self.r#type,
-            category: self.category,
+            r#type: self.r#type.spelling.as_bytes(),
+            category: self.category.spelling.as_bytes(),
             source: self.source,
             data: self.data,
         }
@@ -180,360 +180,478 @@ impl fmt::Display for InvalidEvent {
 
 impl std::error::Error for InvalidEvent {}
 
-/// What a string of the document spells: with escapes by way of `serde_json`.
-fn decoded(spelling: &[u8]) -> Cow<'_, str> {
-    let inside = spelling.get(1..spelling.len().saturating_sub(1)).unwrap_or_default();
-    match std::str::from_utf8(inside) {
-        Ok(text) if !inside.contains(&b'\\') => Cow::Borrowed(text),
-        _ => Cow::Owned(serde_json::from_slice(spelling).unwrap_or_default()),
-    }
+/// A string of the document.
+#[derive(Clone, Copy, Debug)]
+struct Text<'a> {
+    /// With the quotes.
+    spelling: &'a str,
+    escaped: bool,
 }
 
-struct Scan<'a> {
-    json: &'a [u8],
-    at: usize,
-    /// Whether a line break was among the white space so far.
-    newline: bool,
-}
-
-/// Which escapes a string may have.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Surrogates {
-    /// Those that spell text.
-    Paired,
-    /// Any: the string is carried and not read.
-    Any,
-}
-
-type Found<T> = Result<T, InvalidEvent>;
-
-impl<'a> Scan<'a> {
-    fn fail<T>(&self, at: usize, reason: InvalidReason) -> Found<T> {
-        Err(InvalidEvent { at, reason })
+impl<'a> Text<'a> {
+    #[inline(always)]
+    fn decoded(self) -> Cow<'a, str> {
+        if self.escaped {
+            self.unescaped()
+        } else {
+            Cow::Borrowed(&self.spelling[1..self.spelling.len() - 1])
+        }
     }
 
     #[cold]
-    fn expected<T>(&self, what: &'static str) -> Found<T> {
-        self.fail(self.at, InvalidReason::Expected(what))
+    fn unescaped(self) -> Cow<'a, str> {
+        // It does not fail: what is here has been checked.
+        serde_json::from_str(self.spelling).unwrap_or_default()
+    }
+}
+
+/// The document. Its functions take where something begins, and return where it ends.
+struct Scan<'a> {
+    text: &'a str,
+    /// The same in bytes.
+    json: &'a [u8],
+    /// Whether a line break was among the white space so far.
+    newline: Cell<bool>,
+    /// Why the last function that returned `None` did so.
+    error: Cell<InvalidEvent>,
+}
+
+/// Which escapes of surrogates a string may have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Surrogates {
+    /// Pairs: the string is read as text.
+    Paired,
+    /// Any: the string is carried as it is.
+    Any,
+}
+
+impl<'a> Scan<'a> {
+    #[cold]
+    #[inline(never)]
+    fn fail<T>(&self, at: usize, reason: InvalidReason) -> Option<T> {
+        self.error.set(InvalidEvent { at, reason });
+        None
     }
 
-    #[inline]
-    fn peek(&self) -> Option<u8> {
-        self.json.get(self.at).copied()
+    #[cold]
+    #[inline(never)]
+    fn expected<T>(&self, at: usize, what: &'static str) -> Option<T> {
+        self.fail(at, InvalidReason::Expected(what))
     }
 
-    /// Skips white space.
-    #[inline]
-    fn space(&mut self) {
-        while let Some(byte @ (b' ' | b'\t' | b'\n' | b'\r')) = self.peek() {
-            self.newline |= byte == b'\n' || byte == b'\r';
-            self.at += 1;
+    #[inline(always)]
+    fn is(&self, at: usize, byte: u8) -> bool {
+        self.json.get(at) == Some(&byte)
+    }
+
+    /// White space, which may be none.
+    #[inline(always)]
+    fn space(&self, at: usize) -> usize {
+        match self.json.get(at) {
+            Some(0..=b' ') => self.some_space(at),
+            _ => at,
         }
     }
 
-    #[inline]
-    fn eat(&mut self, byte: u8) -> bool {
-        let found = self.peek() == Some(byte);
-        self.at += usize::from(found);
-        found
+    #[inline(never)]
+    fn some_space(&self, mut at: usize) -> usize {
+        while let Some(byte @ (b' ' | b'\t' | b'\n' | b'\r')) = self.json.get(at) {
+            if matches!(byte, b'\n' | b'\r') {
+                self.newline.set(true);
+            }
+            at += 1;
+        }
+        at
     }
 
-    fn event(&mut self) -> Found<Valid<'a>> {
+    fn document(&self) -> Option<Valid<'a>> {
         let (mut ts, mut r#type, mut category, mut source, mut data, mut truncated) =
             (None, None, None, None, None, None);
-        self.space();
-        let open = self.at;
-        self.object("an event, an object,", |scan, key_at, key| {
-            let start = scan.at;
-            match key {
-                b"ts" => scan.once(&mut ts, "ts", key_at, Self::ts),
-                b"type" => scan.once(&mut r#type, "type", key_at, |scan| scan.text("a string")),
-                b"category" => scan.once(&mut category, "category", key_at, |scan| scan.text("a string")),
-                b"source" => scan.once(&mut source, "source", key_at, |scan| {
-                    scan.source()?;
-                    Ok(&scan.json[start..scan.at])
-                }),
-                b"data" => scan.once(&mut data, "data", key_at, |scan| {
-                    scan.value()?;
-                    Ok(&scan.json[start..scan.at])
-                }),
-                b"truncated" => scan.once(&mut truncated, "truncated", key_at, Self::boolean),
-                _ => scan.value(),
-            }
+        let open = self.space(0);
+        let end = self.object(open, "an event, an object,", |key_at, key, at| match key {
+            "ts" => self.once(&mut ts, "ts", key_at, || self.ts(at)),
+            "type" => self.once(&mut r#type, "type", key_at, || self.text(at, "a string")),
+            "category" => self.once(&mut category, "category", key_at, || self.text(at, "a string")),
+            "source" => self.once(&mut source, "source", key_at, || {
+                let end = self.source(at)?;
+                Some((&self.json[at..end], end))
+            }),
+            "data" => self.once(&mut data, "data", key_at, || {
+                let end = self.value(at)?;
+                Some((&self.json[at..end], end))
+            }),
+            "truncated" => self.once(&mut truncated, "truncated", key_at, || self.boolean(at)),
+            _ => self.value(at),
         })?;
-        let close = self.at - 1;
-        let missing = |field| InvalidEvent { at: close, reason: InvalidReason::Missing(field) };
-        let category = category.ok_or(missing("category"))?;
-        Ok(Valid {
+        let missing = |field| self.fail(end - 1, InvalidReason::Missing(field));
+        let Some(r#type) = r#type else { return missing("type") };
+        let Some(category): Option<Text<'a>> = category else { return missing("category") };
+        let Some(source) = source else { return missing("source") };
+        let rest = self.space(end);
+        if rest < self.json.len() {
+            return self.expected(rest, "nothing more, for the event is complete,");
+        }
+        Some(Valid {
             ts: ts.unwrap_or(Ts::Missing { insert_at: open + 1 }),
-            r#type: r#type.ok_or(missing("type"))?,
+            r#type,
             category,
-            category_index: Category::index_of(&decoded(category)),
-            source: source.ok_or(missing("source"))?,
+            category_index: Category::index_of(&category.decoded()),
+            source,
             data,
             truncated: truncated.unwrap_or(false),
-            newline: false,
+            newline: self.newline.get(),
         })
     }
 
-    fn source(&mut self) -> Found<()> {
+    fn source(&self, at: usize) -> Option<usize> {
         let (mut kind, mut event, mut metadata) = (None, None, None);
-        self.object("a source, an object,", |scan, key_at, key| match key {
-            b"kind" => scan.once(&mut kind, "kind", key_at, |scan| scan.text("a string")),
-            b"event" => scan.once(&mut event, "event", key_at, |scan| {
-                scan.or_null(|scan| scan.text("a string or `null`").map(drop))
+        let end = self.object(at, "a source, an object,", |key_at, key, at| match key {
+            "kind" => self.once(&mut kind, "kind", key_at, || self.text(at, "a string")),
+            "event" => self.once(&mut event, "event", key_at, || {
+                self.or_null(at, || self.text(at, "a string or `null`").map(|(_, end)| end))
             }),
-            b"metadata" => scan.once(&mut metadata, "metadata", key_at, |scan| scan.or_null(Self::metadata)),
-            _ => scan.value(),
+            "metadata" => {
+                self.once(&mut metadata, "metadata", key_at, || self.or_null(at, || self.metadata(at)))
+            }
+            _ => self.value(at),
         })?;
-        match kind {
-            Some(_) => Ok(()),
-            None => self.fail(self.at - 1, InvalidReason::Missing("kind")),
+        if kind.is_none() {
+            return self.fail(end - 1, InvalidReason::Missing("kind"));
         }
+        Some(end)
     }
 
-    fn metadata(&mut self) -> Found<()> {
-        self.object("metadata, an object of strings, or `null`", |scan, _, _| {
-            scan.text("a string, as all metadata,").map(drop)
+    fn metadata(&self, at: usize) -> Option<usize> {
+        self.object(at, "metadata, an object, or `null`", |_, _, at| {
+            self.text(at, "a string, as in all of the metadata,").map(|(_, end)| end)
         })
     }
 
-    /// An object of the schema. `member` is called behind each colon with where the key is and what it is, and
-    /// reads the value.
+    /// An object of the schema. `member` is given where a key is, what it is and where its value begins, and returns
+    /// where that ends.
     #[inline(always)]
     fn object(
-        &mut self,
+        &self,
+        at: usize,
         what: &'static str,
-        mut member: impl FnMut(&mut Self, usize, &[u8]) -> Found<()>,
-    ) -> Found<()> {
-        if !self.eat(b'{') {
-            return self.expected(what);
+        mut member: impl FnMut(usize, &str, usize) -> Option<usize>,
+    ) -> Option<usize> {
+        if !self.is(at, b'{') {
+            return self.expected(at, what);
         }
-        self.space();
-        if self.eat(b'}') {
-            return Ok(());
+        let mut at = self.space(at + 1);
+        if self.is(at, b'}') {
+            return Some(at + 1);
         }
         loop {
-            let at = self.at;
-            let key = self.text("a key, a string,")?;
-            self.space();
-            if !self.eat(b':') {
-                return self.expected("a colon");
-            }
-            self.space();
-            if key.contains(&b'\\') {
-                member(self, at, decoded(key).as_bytes())?;
+            let (key, end) = self.text(at, "a key, a string,")?;
+            let value = self.colon(end)?;
+            at = self.space(member(at, &key.decoded(), value)?);
+            if self.is(at, b',') {
+                at = self.space(at + 1);
+            } else if self.is(at, b'}') {
+                return Some(at + 1);
             } else {
-                member(self, at, &key[1..key.len() - 1])?;
+                return self.expected(at, "a comma or a closing brace");
             }
-            self.space();
-            if self.eat(b'}') {
-                return Ok(());
-            }
-            if !self.eat(b',') {
-                return self.expected("a comma or a closing brace");
-            }
-            self.space();
         }
     }
 
-    /// Reads a field's value into `field`, where nothing may be yet.
+    /// Puts what is read into `field`, where nothing may be yet. Where it ends.
     #[inline(always)]
     fn once<T>(
-        &mut self,
+        &self,
         field: &mut Option<T>,
         name: &'static str,
         key_at: usize,
-        read: impl FnOnce(&mut Self) -> Found<T>,
-    ) -> Found<()> {
+        read: impl FnOnce() -> Option<(T, usize)>,
+    ) -> Option<usize> {
         if field.is_some() {
             return self.fail(key_at, InvalidReason::Duplicate(name));
         }
-        *field = Some(read(self)?);
-        Ok(())
+        let (value, end) = read()?;
+        *field = Some(value);
+        Some(end)
     }
 
-    fn or_null(&mut self, read: impl FnOnce(&mut Self) -> Found<()>) -> Found<()> {
-        if self.peek() == Some(b'n') { self.literal(b"null") } else { read(self) }
+    #[inline(always)]
+    fn or_null(&self, at: usize, read: impl FnOnce() -> Option<usize>) -> Option<((), usize)> {
+        let end = if self.is(at, b'n') { self.literal(at, "null") } else { read() };
+        Some(((), end?))
     }
 
-    fn ts(&mut self) -> Found<Ts> {
-        let start = self.at;
-        if !matches!(self.peek(), Some(b'-' | b'0'..=b'9')) {
-            return self.fail(start, InvalidReason::Ts);
+    /// An integer, with no fraction and no exponent, and not `-0`.
+    fn ts(&self, start: usize) -> Option<(Ts, usize)> {
+        let invalid = || self.fail(start, InvalidReason::Ts);
+        let negative = self.is(start, b'-');
+        let first = start + usize::from(negative);
+        let mut at = first;
+        let mut magnitude = 0_u64;
+        while let Some(&word) = self.json[at..].first_chunk::<8>()
+            && let Some(eight) = eight_digits(u64::from_le_bytes(word))
+            && let Some(more) = magnitude.checked_mul(100_000_000).and_then(|high| high.checked_add(eight))
+        {
+            magnitude = more;
+            at += 8;
         }
-        self.number()?;
-        let range = start..self.at;
-        let spelling = &self.json[range.clone()];
-        if spelling == b"0" {
-            return Ok(Ts::Zero { range });
+        while let Some(digit @ b'0'..=b'9') = self.json.get(at) {
+            let more = magnitude.checked_mul(10).and_then(|tens| tens.checked_add(u64::from(digit - b'0')));
+            let Some(more) = more else { return invalid() };
+            magnitude = more;
+            at += 1;
         }
-        // What is left of a JSON number that `parse` would accept and serde_json would not is `-0`.
-        match std::str::from_utf8(spelling).ok().and_then(|text| text.parse().ok()) {
-            Some(ts) if ts != 0 => Ok(Ts::Set(ts)),
-            _ => self.fail(start, InvalidReason::Ts),
+        let leading_zero = at - first > 1 && self.json[first] == b'0';
+        if at == first || leading_zero || matches!(self.json.get(at), Some(b'.' | b'e' | b'E')) {
+            return invalid();
+        }
+        let ts = match (magnitude, negative) {
+            (0, false) => return Some((Ts::Zero { range: start..at }, at)),
+            (0, true) => None,
+            (_, true) => 0_i64.checked_sub_unsigned(magnitude),
+            (_, false) => i64::try_from(magnitude).ok(),
+        };
+        match ts {
+            Some(ts) => Some((Ts::Set(ts), at)),
+            None => invalid(),
         }
     }
 
-    fn boolean(&mut self) -> Found<bool> {
-        match self.peek() {
-            Some(b't') => self.literal(b"true").map(|()| true),
-            Some(b'f') => self.literal(b"false").map(|()| false),
-            _ => self.expected("`true` or `false`"),
+    fn boolean(&self, at: usize) -> Option<(bool, usize)> {
+        match self.json.get(at) {
+            Some(b't') => Some((true, self.literal(at, "true")?)),
+            Some(b'f') => Some((false, self.literal(at, "false")?)),
+            _ => self.expected(at, "`true` or `false`"),
         }
     }
 
-    fn literal(&mut self, literal: &'static [u8]) -> Found<()> {
-        if !self.json[self.at..].starts_with(literal) {
-            return self.expected("a JSON value");
+    #[inline(always)]
+    fn literal(&self, at: usize, literal: &'static str) -> Option<usize> {
+        if !self.json[at..].starts_with(literal.as_bytes()) {
+            return self.expected(at, "a JSON value");
         }
-        self.at += literal.len();
-        Ok(())
+        Some(at + literal.len())
     }
 
-    fn digits(&mut self) -> Found<()> {
-        let start = self.at;
-        while matches!(self.peek(), Some(b'0'..=b'9')) {
-            self.at += 1;
+    fn number(&self, mut at: usize) -> Option<usize> {
+        if self.is(at, b'-') {
+            at += 1;
         }
-        if self.at == start { self.expected("a digit") } else { Ok(()) }
+        at = if self.is(at, b'0') { at + 1 } else { self.digits(at)? };
+        if self.is(at, b'.') {
+            at = self.digits(at + 1)?;
+        }
+        if let Some(b'e' | b'E') = self.json.get(at) {
+            let sign = matches!(self.json.get(at + 1), Some(b'+' | b'-'));
+            at = self.digits(at + 1 + usize::from(sign))?;
+        }
+        Some(at)
     }
 
-    fn number(&mut self) -> Found<()> {
-        self.eat(b'-');
-        if !self.eat(b'0') {
-            self.digits()?;
+    #[inline(always)]
+    fn digits(&self, start: usize) -> Option<usize> {
+        let mut at = start;
+        while let Some(b'0'..=b'9') = self.json.get(at) {
+            at += 1;
         }
-        if self.eat(b'.') {
-            self.digits()?;
-        }
-        if self.eat(b'e') || self.eat(b'E') {
-            let _ = self.eat(b'+') || self.eat(b'-');
-            self.digits()?;
-        }
-        Ok(())
+        if at == start { self.expected(at, "a digit") } else { Some(at) }
     }
 
-    /// A string that is read as text. Its spelling, with the quotes.
-    fn text(&mut self, what: &'static str) -> Found<&'a [u8]> {
-        let start = self.at;
-        if !self.eat(b'"') {
-            return self.expected(what);
+    /// A string that is read as text.
+    #[inline(always)]
+    fn text(&self, at: usize, what: &'static str) -> Option<(Text<'a>, usize)> {
+        if !self.is(at, b'"') {
+            return self.expected(at, what);
         }
-        self.string(Surrogates::Paired)?;
-        Ok(&self.json[start..self.at])
+        let close = self.plain(at + 1);
+        let escaped = !self.is(close, b'"');
+        let end = if escaped { self.string_with_escapes(close, Surrogates::Paired)? } else { close + 1 };
+        Some((Text { spelling: &self.text[at..end], escaped }, end))
     }
 
-    /// The rest of a string, behind its first quote.
-    fn string(&mut self, surrogates: Surrogates) -> Found<()> {
+    /// A string that is carried, from behind its first quote.
+    #[inline(always)]
+    fn string(&self, at: usize) -> Option<usize> {
+        let close = self.plain(at);
+        if self.is(close, b'"') { Some(close + 1) } else { self.string_with_escapes(close, Surrogates::Any) }
+    }
+
+    #[inline(never)]
+    fn string_with_escapes(&self, mut at: usize, surrogates: Surrogates) -> Option<usize> {
         loop {
-            match self.peek() {
-                None => return self.expected("the end of the string"),
-                Some(b'"') => {
-                    self.at += 1;
-                    return Ok(());
-                }
-                Some(b'\\') => self.escape(surrogates)?,
-                Some(0..0x20) => return self.fail(self.at, InvalidReason::ControlCharacter),
-                Some(_) => self.at += 1,
+            match self.json.get(at) {
+                Some(b'"') => return Some(at + 1),
+                Some(b'\\') => at = self.plain(self.escape(at, surrogates)?),
+                Some(_) => return self.fail(at, InvalidReason::ControlCharacter),
+                None => return self.expected(at, "the end of the string"),
             }
         }
     }
 
-    fn escape(&mut self, surrogates: Surrogates) -> Found<()> {
-        let start = self.at;
-        let invalid = Err(InvalidEvent { at: start, reason: InvalidReason::Escape });
-        match self.json.get(start + 1) {
-            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {
-                self.at += 2;
-                return Ok(());
+    /// What stands in a string as it is.
+    #[inline(always)]
+    fn plain(&self, at: usize) -> usize {
+        let (words, tail) = self.json[at..].as_chunks::<8>();
+        for (i, word) in words.iter().enumerate() {
+            let word = u64::from_le_bytes(*word);
+            let found = (control(word) | equal(word, b'"') | equal(word, b'\\')) & splat(0x80);
+            if found != 0 {
+                // The lowest one is right, always.
+                return at + 8 * i + found.trailing_zeros() as usize / 8;
             }
+        }
+        let special = |&byte: &u8| byte < 0x20 || byte == b'"' || byte == b'\\';
+        self.json.len() - tail.len() + tail.iter().position(special).unwrap_or(tail.len())
+    }
+
+    fn escape(&self, at: usize, surrogates: Surrogates) -> Option<usize> {
+        match self.json.get(at + 1) {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => return Some(at + 2),
             Some(b'u') => {}
-            _ => return invalid,
+            _ => return self.fail(at, InvalidReason::Escape),
         }
-        let Some(unit) = self.unit() else { return invalid };
-        if surrogates == Surrogates::Any || !matches!(unit, 0xD800..0xE000) {
-            return Ok(());
+        let Some(unit) = self.unit(at) else { return self.fail(at, InvalidReason::Escape) };
+        match unit {
+            _ if surrogates == Surrogates::Any => Some(at + 6),
+            0xD800..0xDC00 if matches!(self.unit(at + 6), Some(0xDC00..0xE000)) => Some(at + 12),
+            0xD800..0xE000 => self.fail(at, InvalidReason::LoneSurrogate),
+            _ => Some(at + 6),
         }
-        if unit < 0xDC00 && matches!(self.unit(), Some(0xDC00..0xE000)) {
-            return Ok(());
-        }
-        self.fail(start, InvalidReason::LoneSurrogate)
     }
 
     /// The code unit that a `\uXXXX` spells, if there is one here.
-    fn unit(&mut self) -> Option<u16> {
-        let [b'\\', b'u', digits @ ..] = self.json.get(self.at..self.at + 6)? else { return None };
-        let unit = digits
-            .iter()
-            .try_fold(0, |unit, &digit| Some(unit << 4 | char::from(digit).to_digit(16)? as u16))?;
-        self.at += 6;
+    fn unit(&self, at: usize) -> Option<u32> {
+        let &[b'\\', b'u', a, b, c, d] = self.json.get(at..)?.first_chunk::<6>()? else { return None };
+        let mut unit = 0;
+        for digit in [a, b, c, d] {
+            unit = unit << 4 | char::from(digit).to_digit(16)?;
+        }
         Some(unit)
     }
 
     /// Any value.
-    fn value(&mut self) -> Found<()> {
-        let mut open = Vec::new();
+    fn value(&self, mut at: usize) -> Option<usize> {
+        let mut open = Brackets::default();
         loop {
             // A value begins here.
-            match self.peek() {
-                Some(b'"') => {
-                    self.at += 1;
-                    self.string(Surrogates::Any)?;
-                }
-                Some(b'-' | b'0'..=b'9') => self.number()?,
-                Some(b't') => self.literal(b"true")?,
-                Some(b'f') => self.literal(b"false")?,
-                Some(b'n') => self.literal(b"null")?,
+            at = match self.json.get(at) {
+                Some(b'"') => self.string(at + 1)?,
                 Some(b'{') => {
-                    self.at += 1;
-                    self.space();
-                    if !self.eat(b'}') {
-                        open.push(b'}');
-                        self.key()?;
+                    at = self.space(at + 1);
+                    if self.is(at, b'}') {
+                        at + 1
+                    } else {
+                        open.push(true);
+                        at = self.key(at)?;
                         continue;
                     }
                 }
                 Some(b'[') => {
-                    self.at += 1;
-                    self.space();
-                    if !self.eat(b']') {
-                        open.push(b']');
+                    at = self.space(at + 1);
+                    if self.is(at, b']') {
+                        at + 1
+                    } else {
+                        open.push(false);
                         continue;
                     }
                 }
-                _ => return self.expected("a JSON value"),
-            }
+                Some(b'-' | b'0'..=b'9') => self.number(at)?,
+                Some(b't') => self.literal(at, "true")?,
+                Some(b'f') => self.literal(at, "false")?,
+                Some(b'n') => self.literal(at, "null")?,
+                _ => return self.expected(at, "a JSON value"),
+            };
             // A value ended here.
             loop {
-                let Some(&close) = open.last() else { return Ok(()) };
-                self.space();
-                if self.eat(close) {
-                    open.pop();
-                } else if self.eat(b',') {
-                    self.space();
-                    if close == b'}' {
-                        self.key()?;
+                let Some(object) = open.last() else { return Some(at) };
+                at = self.space(at);
+                if self.is(at, b',') {
+                    at = self.space(at + 1);
+                    if object {
+                        at = self.key(at)?;
                     }
                     break;
-                } else {
-                    return self.expected("a comma or a closing bracket");
                 }
+                if !self.is(at, if object { b'}' } else { b']' }) {
+                    let bracket =
+                        if object { "a comma or a closing brace" } else { "a comma or a closing bracket" };
+                    return self.expected(at, bracket);
+                }
+                at += 1;
+                open.pop();
             }
         }
     }
 
     /// The key of any object, and the colon behind it.
-    fn key(&mut self) -> Found<()> {
-        if !self.eat(b'"') {
-            return self.expected("a key, a string,");
+    #[inline(always)]
+    fn key(&self, at: usize) -> Option<usize> {
+        if !self.is(at, b'"') {
+            return self.expected(at, "a key, a string,");
         }
-        self.string(Surrogates::Any)?;
-        self.space();
-        if !self.eat(b':') {
-            return self.expected("a colon");
-        }
-        self.space();
-        Ok(())
+        self.colon(self.string(at + 1)?)
     }
+
+    #[inline(always)]
+    fn colon(&self, at: usize) -> Option<usize> {
+        let at = self.space(at);
+        if !self.is(at, b':') {
+            return self.expected(at, "a colon");
+        }
+        Some(self.space(at + 1))
+    }
+}
+
+/// The brackets that are open, a bit each: 1 for an object.
+struct Brackets {
+    /// The innermost ones, the last one lowest, above them a 1 that is no bracket.
+    inner: u64,
+    /// What is further out, as it was when `inner` was full.
+    outer: Vec<u64>,
+}
+
+impl Default for Brackets {
+    fn default() -> Self {
+        Self { inner: 1, outer: Vec::new() }
+    }
+}
+
+impl Brackets {
+    #[inline(always)]
+    fn push(&mut self, object: bool) {
+        if self.inner >> 63 == 1 {
+            self.outer.push(self.inner);
+            self.inner = 1;
+        }
+        self.inner = self.inner << 1 | u64::from(object);
+    }
+
+    #[inline(always)]
+    fn last(&self) -> Option<bool> {
+        (self.inner != 1).then_some(self.inner & 1 == 1)
+    }
+
+    #[inline(always)]
+    fn pop(&mut self) {
+        self.inner >>= 1;
+        if self.inner == 1
+            && let Some(outer) = self.outer.pop()
+        {
+            self.inner = outer;
+        }
+    }
+}
+
+/// The number that eight digits spell, the first one in the lowest byte: neighbours are joined three times, in all lanes
+/// at once.
+#[inline(always)]
+fn eight_digits(word: u64) -> Option<u64> {
+    // The high half of each byte is 3, and stays so if 6 is added.
+    let high = splat(0xF0);
+    if word & high != splat(b'0') || word.wrapping_add(splat(6)) & high != splat(b'0') {
+        return None;
+    }
+    let ones = word ^ splat(b'0');
+    let twos = (ones * 10 + (ones >> 8)) & 0x00FF_00FF_00FF_00FF;
+    let fours = (twos * 100 + (twos >> 16)) & 0x0000_FFFF_0000_FFFF;
+    Some((fours * 10_000 + (fours >> 32)) & 0xFFFF_FFFF)
 }

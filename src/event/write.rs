@@ -1,5 +1,6 @@
 //! Events to JSON, byte for byte what `serde_json` writes, but for the line breaks in `data`.
 
+use super::word::{control, equal, splat};
 use super::{Category, Envelope, Event, Fields, Metadata, RawValue, SourceKind};
 use std::mem::{MaybeUninit, take};
 use std::ops::Range;
@@ -263,22 +264,6 @@ fn put(to: &mut [MaybeUninit<u8>], from: &[u8]) {
     assert_eq!(to.len(), from.len());
     // SAFETY: both have `from.len()` bytes, and they do not overlap, because `to` is borrowed exclusively.
     unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr().cast(), from.len()) }
-}
-
-const fn splat(byte: u8) -> u64 {
-    u64::from_ne_bytes([byte; 8])
-}
-
-/// The highest bit of a byte is set if the byte is `byte`; in those above such a one it may be set by mistake.
-#[inline(always)]
-fn equal(word: u64, byte: u8) -> u64 {
-    (word ^ splat(byte)).wrapping_sub(splat(1)) & !word
-}
-
-/// As [`equal`], for bytes below 0x20.
-#[inline(always)]
-fn control(word: u64) -> u64 {
-    word.wrapping_sub(splat(0x20)) & !word
 }
 
 /// The decimal digits of a number below 10^8, the first one in the lowest byte: it is halved three times, in all lanes at
