@@ -655,3 +655,73 @@ fn eight_digits(word: u64) -> Option<u64> {
     let fours = (twos * 100 + (twos >> 16)) & 0x0000_FFFF_0000_FFFF;
     Some((fours * 10_000 + (fours >> 32)) & 0xFFFF_FFFF)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_are_those_of_the_document() {
+        let json = br#" {"x":1,"source": {"kind" : "cdp", "y":[]},"truncated":true,"category":"p\u0061ge","ts":-12,"data": [1, 2] ,"type":"a\n"} "#;
+        let valid = validate(json).expect("it is an event");
+        assert_eq!(
+            valid.fields(),
+            Fields {
+                ts: -12,
+                r#type: br#""a\n""#,
+                category: br#""p\u0061ge""#,
+                source: br#"{"kind" : "cdp", "y":[]}"#,
+                data: Some(b"[1, 2]"),
+            }
+        );
+        assert_eq!((valid.r#type(), valid.category()), (Cow::Borrowed("a\n"), Category::Page));
+        assert_eq!(valid.category_index(), 2);
+        assert!(valid.truncated() && !valid.has_newline());
+    }
+
+    #[test]
+    fn a_missing_ts_can_be_inserted_and_a_zero_replaced() {
+        let rest = r#""type":"t","category":"weather","source":{"kind":"cdp"}}"#;
+        let expected = format!("{{\"ts\":7,{rest}");
+
+        let missing = format!("  {{{rest}");
+        let valid = validate(missing.as_bytes()).expect("it is an event");
+        let Ts::Missing { insert_at } = valid.ts() else { panic!("{valid:?}") };
+        let mut json = missing.clone();
+        json.insert_str(insert_at, "\"ts\":7,");
+        assert_eq!(json.trim_start(), expected);
+        assert_eq!((valid.fields().ts, valid.fields().data, valid.truncated()), (0, None, false));
+        assert_eq!(valid.category_index(), 12);
+
+        let zero = format!("{{\"ts\":0,{rest}");
+        let Ts::Zero { range } = validate(zero.as_bytes()).expect("it is an event").ts() else {
+            panic!("{zero}")
+        };
+        let mut json = zero.clone();
+        json.replace_range(range, "7");
+        assert_eq!(json, expected);
+
+        for ts in [1, -1, 12_345_678, 1_795_346_234_966_162, i64::MIN, i64::MAX] {
+            let json = format!("{{\"ts\":{ts},{rest}");
+            assert_eq!(validate(json.as_bytes()).expect("it is an event").ts(), Ts::Set(ts));
+        }
+    }
+
+    #[test]
+    fn line_breaks_between_tokens_are_seen_wherever_they_are() {
+        let json = r#"{"type":"t","category":"c","source":{"kind":"cdp","metadata":{"a":"b"}},"data":[1,{"a":{}}],"x":0}"#;
+        assert!(!validate(json.as_bytes()).expect("it is an event").has_newline());
+        for at in (0..=json.len()).filter(|&at| at == json.len() || b"{}[]:,".contains(&json.as_bytes()[at]))
+        {
+            for (space, is_one) in [(" \t ", false), (" \n", true), ("\r", true)] {
+                let mut json = json.to_owned();
+                json.insert_str(at, space);
+                assert_eq!(
+                    validate(json.as_bytes()).expect("it is an event").has_newline(),
+                    is_one,
+                    "{json:?}"
+                );
+            }
+        }
+    }
+}

@@ -271,9 +271,9 @@ fn put(to: &mut [MaybeUninit<u8>], from: &[u8]) {
 #[inline(always)]
 fn eight_digits(n: u64) -> u64 {
     let fours = (n / 10_000) | (n % 10_000) << 32;
-    let hundreds = (fours * 5243 >> 19) & 0x0000_007F_0000_007F;
+    let hundreds = ((fours * 5243) >> 19) & 0x0000_007F_0000_007F;
     let twos = hundreds | (fours - hundreds * 100) << 16;
-    let tens = (twos * 103 >> 10) & 0x000F_000F_000F_000F;
+    let tens = ((twos * 103) >> 10) & 0x000F_000F_000F_000F;
     let ones = tens | (twos - tens * 10) << 8;
     ones | 0x3030_3030_3030_3030
 }
@@ -432,4 +432,97 @@ fn text(text: &str, out: &mut Vec<u8>) -> Range<usize> {
     out.extend_from_slice(&text.as_bytes()[from..]);
     out.push(b'"');
     start..out.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Source;
+
+    fn event(data: &str) -> Event<'_> {
+        let source = Source::new(SourceKind::Cdp).event("e").metadata("k", "v");
+        Event::new("t", Category::Page, source).ts(1).data_json(data).expect("it is JSON")
+    }
+
+    /// Writes behind something else, and checks that the parts are where they are said to be.
+    fn written(event: &Event<'_>, ts: i64, inline: usize) -> (Vec<u8>, Option<usize>) {
+        let mut out = b"before".to_vec();
+        let written = write(event, ts, inline, &mut out);
+        let fields = written.fields(event, ts, &out);
+        let json = |value: &str| serde_json::to_string(value).expect("text has JSON").into_bytes();
+        assert_eq!(fields.ts, ts);
+        assert_eq!(fields.r#type, json(&event.r#type));
+        assert_eq!(fields.category, json(event.category.as_str()));
+        assert_eq!(fields.source, serde_json::to_vec(&event.source).expect("a source has JSON"));
+        let data = event.data.as_ref().map(|data| data.get().replace(['\n', '\r'], "").into_bytes());
+        assert_eq!(fields.data.map(Vec::from), data);
+
+        let mut whole = out.clone();
+        if let Some(hole) = written.hole {
+            whole.splice(hole..hole, fields.data.expect("only data is left out").iter().copied());
+        }
+        let mut expected = b"before".to_vec();
+        event.clone().ts(ts).write_json(&mut expected);
+        assert_eq!(String::from_utf8(whole), String::from_utf8(expected));
+        (out, written.hole)
+    }
+
+    #[test]
+    fn data_that_is_too_large_to_copy_leaves_a_hole() {
+        for len in [2, 3, 255, 256, 257, 5000] {
+            let data = format!("\"{}\"", "x".repeat(len - 2));
+            let (out, hole) = written(&event(&data), 7, len);
+            assert_eq!(hole, None);
+            assert!(out.ends_with(format!("{data}}}").as_bytes()));
+            let (out, hole) = written(&event(&data), 7, len - 1);
+            assert_eq!(hole, Some(out.len() - 1));
+            assert!(out.ends_with(b",\"data\":}"));
+        }
+    }
+
+    #[test]
+    fn data_with_a_line_break_is_copied_without_it_whatever_its_size() {
+        for line_break in ["\n", "\r", "\r\n\n"] {
+            for len in [0, 1, 100, 300] {
+                let data = format!("[{line_break}\"{}\"{line_break}]", "x".repeat(len));
+                for inline in [0, len, usize::MAX] {
+                    let (out, hole) = written(&event(&data), 7, inline);
+                    assert_eq!(hole, None);
+                    assert!(out.ends_with(format!("[\"{}\"]}}", "x".repeat(len)).as_bytes()));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_parts_of_every_kind_of_event_are_found() {
+        let names = ["console", "interaction", "screenshot", "weather", "a \"quoted\" name", ""];
+        let kinds = ["cdp", "local_process", "satellite", "\\"];
+        for (category, kind) in names.iter().flat_map(|name| kinds.map(|kind| (*name, kind))) {
+            for (texts, truncated) in [("plain", false), ("with \u{1} control", true)] {
+                let mut event = Event::new(texts, category.into(), Source::new(kind.into()));
+                event.truncated = truncated;
+                written(&event, i64::MIN, 0);
+                written(&event, 1_795_346_276_448_549, 0);
+                event.source = event.source.event(texts);
+                written(&event, 0, 0);
+                event.source.metadata = Some(Metadata::new());
+                written(&event, 999_999_999_999_999, 0);
+                event.source = event.source.metadata("a", texts).metadata("a", "b");
+                written(&event, 10_000_000_000_000_000, 0);
+                written(&event.data_json("[1,\n2]").expect("it is JSON"), i64::MAX, 3);
+            }
+        }
+    }
+
+    #[test]
+    fn an_ordinary_event_is_written_in_one_pass() {
+        let mut out = Vec::new();
+        assert!(plain(&event("[1]"), 1_795_346_276_448_549, 3, &mut out).is_some());
+        assert!(plain(&event("[1]"), 7, 2, &mut out).is_some());
+        out.clear();
+        assert!(plain(&event("[1,\n2]"), 7, 9, &mut out).is_none());
+        assert!(plain(&Event { r#type: "\"".into(), ..event("1") }, 7, 9, &mut out).is_none());
+        assert_eq!(out, b"", "nothing is appended where another way must be taken");
+    }
 }
