@@ -14,6 +14,7 @@ use crate::event::validate::Ts;
 use crate::event::{Event, Fields, Valid, validate, write};
 use crate::ring::lanes::{Form, Laned, Run};
 use crate::ring::{self, RingOf};
+use crate::truncate;
 
 /// What became of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -256,11 +257,17 @@ impl fmt::Debug for Exclusive {
 struct Scratch {
     /// Events as JSON.
     json: Vec<u8>,
-    /// Truncated forms, for their slots.
-    short: Vec<u8>,
-    /// A truncated form that is still too large for a slot.
-    long: Vec<u8>,
+    forms: TruncatedForms,
     batch: Vec<Item>,
+}
+
+#[derive(Default)]
+struct TruncatedForms {
+    /// Those for the slots.
+    short: Vec<u8>,
+    /// One that is still too large for a slot.
+    long: Vec<u8>,
+    shape: truncate::Scratch,
 }
 
 /// Runs `f` with this thread's scratch. It is taken out meanwhile: a waker that publishes, too, finds none and makes its own.
@@ -380,9 +387,9 @@ fn publish(
         return Ok(Publish::NotCaptured);
     }
     scratch.json.clear();
-    scratch.short.clear();
+    scratch.forms.short.clear();
     let item = prepare(core, scratch, event, to.ring()).map_err(|error| core.refused(error))?;
-    send(core, &item, &scratch.json, &scratch.short, to)
+    send(core, &item, &scratch.json, &scratch.forms.short, to)
 }
 
 #[inline(always)]
@@ -406,7 +413,7 @@ fn publish_batch(
     to: &mut impl Publisher,
 ) -> Result<BatchPublished, BatchError> {
     scratch.json.clear();
-    scratch.short.clear();
+    scratch.forms.short.clear();
     scratch.batch.clear();
     let captured = core.captured();
     for (index, event) in events.iter().enumerate() {
@@ -419,12 +426,12 @@ fn publish_batch(
             scratch.batch.push(item);
         }
     }
-    let Scratch { json, short, batch, .. } = scratch;
+    let Scratch { json, forms, batch } = scratch;
     let truncated = Cell::new(0);
     let seqs = to.send_batch(batch.len(), |at, seq| {
         let item = &batch[at];
         truncated.set(truncated.get() + usize::from(item.is_truncated(seq)));
-        item.form(seq, json, short)
+        item.form(seq, json, &forms.short)
     });
     match seqs {
         Ok(seqs) => Ok(BatchPublished { seqs, published: batch.len(), truncated: truncated.get() }),
@@ -458,13 +465,13 @@ fn prepare(
     if written.hole.is_none() && end - start <= limits.always_inline {
         return Ok(Item { tag, run: None, json: start..end, short: 0..0, until: u64::MAX, truncated: false });
     }
-    let Scratch { json, short, long, .. } = scratch;
+    let Scratch { json, forms, .. } = scratch;
     let fields = written.fields(event, ts, json);
     let parts = match (written.hole, fields.data) {
         (Some(hole), Some(data)) => [&json[start..hole], data, &json[hole..]],
         _ => [&json[start..], &[], &[]],
     };
-    let mut item = prepare_large(limits, tag, parts, &fields, short, long, ring)?;
+    let mut item = prepare_large(limits, tag, parts, &fields, forms, ring)?;
     item.json = start..end;
     Ok(item)
 }
@@ -477,12 +484,12 @@ fn prepare_large(
     tag: u16,
     parts: [&[u8]; 3],
     fields: &Fields<'_>,
-    short: &mut Vec<u8>,
-    long: &mut Vec<u8>,
+    forms: &mut TruncatedForms,
     ring: &ring::Handle<Laned>,
 ) -> Result<Item, PublishError> {
+    let TruncatedForms { short, long, shape } = forms;
     let start = short.len();
-    truncated::write(fields, limits.always_inline, short)?;
+    truncated::write(fields, limits.always_inline, shape, short)?;
     let mut item = Item { tag, run: None, json: 0..0, short: start..short.len(), until: 0, truncated: false };
 
     let len = parts.iter().map(|part| part.len()).sum();
@@ -495,7 +502,7 @@ fn prepare_large(
         }
     } else if room.min(limits.always) > limits.always_inline {
         long.clear();
-        truncated::write(fields, room.min(limits.always), long)?;
+        truncated::write(fields, room.min(limits.always), shape, long)?;
         (item.tag, item.truncated, item.until) = (tag | TRUNCATED, true, u64::MAX);
         item.run = ring.write_run([long, &[], &[]]);
     } else {
@@ -538,9 +545,9 @@ fn publish_other_json(
     valid: &Valid<'_>,
     to: &mut impl Publisher,
 ) -> Result<Publish, PublishError> {
-    let Scratch { json: ready, short, long, .. } = scratch;
+    let Scratch { json: ready, forms, .. } = scratch;
     ready.clear();
-    short.clear();
+    forms.short.clear();
     let checked;
     let (json, valid) = if valid.has_newline() || !matches!(valid.ts(), Ts::Set(_)) {
         complete(json, valid, ready);
@@ -553,11 +560,11 @@ fn publish_other_json(
     let mut item = if json.len() <= core.limits.always_inline {
         Item { tag, run: None, json: 0..0, short: 0..0, until: u64::MAX, truncated: false }
     } else {
-        prepare_large(&core.limits, tag, [json, &[], &[]], &valid.fields(), short, long, to.ring())
+        prepare_large(&core.limits, tag, [json, &[], &[]], &valid.fields(), forms, to.ring())
             .map_err(|error| core.refused(error))?
     };
     item.json = 0..json.len();
-    send(core, &item, json, short, to)
+    send(core, &item, json, &forms.short, to)
 }
 
 /// The event on one line, and with a `ts`.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::error::PublishError;
 use crate::event::{Fields, Source};
-use crate::truncate::{MIN_BUDGET, Shape};
+use crate::truncate::{MIN_BUDGET, Scratch, Shape};
 
 /// Appends the event of these parts to `out`, flagged, in `max` bytes at most.
 ///
@@ -13,7 +13,12 @@ use crate::truncate::{MIN_BUDGET, Shape};
 /// # Errors
 ///
 /// When even that is not enough; `out` is as it was.
-pub(super) fn write(fields: &Fields<'_>, max: usize, out: &mut Vec<u8>) -> Result<(), PublishError> {
+pub(super) fn write(
+    fields: &Fields<'_>,
+    max: usize,
+    scratch: &mut Scratch,
+    out: &mut Vec<u8>,
+) -> Result<(), PublishError> {
     const TRUNCATED: &[u8] = b",\"truncated\":true}";
     const DATA: &[u8] = b",\"data\":";
     let start = out.len();
@@ -37,7 +42,7 @@ pub(super) fn write(fields: &Fields<'_>, max: usize, out: &mut Vec<u8>) -> Resul
         && (budget >= data.len() || budget >= MIN_BUDGET)
     {
         out.extend_from_slice(DATA);
-        match Shape::new().truncate(data, budget, out) {
+        match Shape::new().truncate_reusing(scratch, data, budget, out) {
             Ok(Some(_)) => {}
             Ok(None) => out.extend_from_slice(data),
             // 4 GiB of data and more.
