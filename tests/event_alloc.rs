@@ -1,50 +1,15 @@
 //! Writing an event into a buffer that is large enough takes no memory, and checking one does not: counted by an allocator.
 #![cfg(feature = "std")]
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod alloc;
 
 use lapwing::event::{Category, Envelope, Event, Source, SourceKind, validate};
 
-thread_local! {
-    /// What this thread took or gave back.
-    static CALLS: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-fn count() {
-    CALLS.set(CALLS.get() + 1);
-}
-
-// SAFETY: every call goes to `System` as it came, which keeps the contract; the count is a cell of the thread that
-// takes no memory itself, and needs no destructor.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller keeps `alloc`'s contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        count();
-        // SAFETY: the caller keeps `dealloc`'s contract.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
+/// How often the first and only run of `f` called the allocator.
 fn calls(f: impl FnOnce()) -> u64 {
-    let before = CALLS.get();
+    let before = alloc::calls_so_far();
     f();
-    CALLS.get() - before
-}
-
-#[test]
-fn the_allocator_counts() {
-    assert_eq!(calls(|| drop(vec![1_u8; 100])), 2, "one taken, one given back");
+    alloc::calls_so_far() - before
 }
 
 #[test]
