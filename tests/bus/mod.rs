@@ -1,0 +1,155 @@
+//! What the tests of the event stream share.
+
+use std::borrow::Cow;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+
+use lapwing::event::{Category, Event, RawValue, Source, SourceKind};
+use lapwing::stream::{OwnedEnvelope, Publish, RawEnvelope, ReadResult, Reader, TryReadError};
+use serde_json::Value;
+
+/// Bytes of `{"seq":`, `,"event":` and `}`.
+pub const ENVELOPE: usize = 17;
+
+/// A small event of `category`.
+pub fn of(category: &str) -> Event<'_> {
+    Event::new("note", category.into(), Source::new(SourceKind::LocalProcess)).ts(7)
+}
+
+/// An event whose JSON has exactly `len` bytes, most of them in a string. 150 and more.
+pub fn sized(ts: i64, len: usize) -> Event<'static> {
+    let source = Source::new(SourceKind::Cdp).event("Network.dataReceived").metadata("id", "T1");
+    let event = Event::new("sized", Category::Network, source).ts(ts);
+    let data = |filler: String| format!(r#"{{"filler":"{filler}","end":true}}"#);
+    let bare = event.clone().data_json(&data(String::new())).unwrap().to_json().len();
+    let filler = (bare..len).map(|at| char::from(b'a' + ((ts.unsigned_abs() as usize + at * 7) % 26) as u8));
+    let event = event.data(Cow::Owned(RawValue::from_string(data(filler.collect())).unwrap()));
+    assert_eq!(event.to_json().len(), len, "{len} is too small");
+    event
+}
+
+pub fn published(seq: u64) -> Publish {
+    Publish::Published { seq, truncated: false }
+}
+
+pub fn truncated(seq: u64) -> Publish {
+    Publish::Published { seq, truncated: true }
+}
+
+pub fn owned(read: ReadResult<RawEnvelope<'_>>) -> ReadResult<OwnedEnvelope> {
+    match read {
+        ReadResult::Envelope(envelope) => ReadResult::Envelope(envelope.to_owned()),
+        ReadResult::Dropped { from, to } => ReadResult::Dropped { from, to },
+    }
+}
+
+/// What the reader has next; nothing yet, and nothing any more, are `None`.
+pub fn next(reader: &mut Reader) -> Option<ReadResult<OwnedEnvelope>> {
+    reader.try_read().ok().map(owned)
+}
+
+/// The next event, which must be there.
+pub fn take(reader: &mut Reader) -> OwnedEnvelope {
+    match next(reader) {
+        Some(ReadResult::Envelope(envelope)) => envelope,
+        other => panic!("an event is expected, not {other:?}"),
+    }
+}
+
+/// All that the reader has, without the events' content.
+pub fn seqs(reader: &mut Reader) -> Vec<ReadResult<u64>> {
+    std::iter::from_fn(|| next(reader))
+        .map(|read| match read {
+            ReadResult::Envelope(envelope) => ReadResult::Envelope(envelope.seq()),
+            ReadResult::Dropped { from, to } => ReadResult::Dropped { from, to },
+        })
+        .collect()
+}
+
+pub fn is_empty(reader: &mut Reader) -> bool {
+    matches!(reader.try_read(), Err(TryReadError::Empty))
+}
+
+/// `form` must be a truncated form of the event `whole`: flagged, one line, with the same fields, and with data of which some
+/// is missing and nothing is new.
+pub fn assert_truncated_form(whole: &[u8], form: &[u8]) {
+    let shown = String::from_utf8_lossy(form);
+    assert!(!form.iter().any(|byte| matches!(byte, b'\n' | b'\r')), "two lines: {shown}");
+    let parse = |json| serde_json::from_slice::<Event<'_>>(json).unwrap_or_else(|e| panic!("{e}: {shown}"));
+    let (whole, form) = (parse(whole), parse(form));
+    assert!(form.truncated, "not flagged: {shown}");
+    assert_eq!((form.ts, &form.r#type, &form.category), (whole.ts, &whole.r#type, &whole.category));
+    assert_eq!((&form.source.kind, &form.source.event), (&whole.source.kind, &whole.source.event));
+    let metadata = |event: &Event<'_>| {
+        let pairs = event.source.metadata.iter().flat_map(|metadata| metadata.iter());
+        pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect::<Vec<_>>()
+    };
+    assert!(metadata(&whole).starts_with(&metadata(&form)), "other metadata: {shown}");
+    match (&whole.data, &form.data) {
+        (Some(whole), Some(form)) if form.get() != "null" => {
+            let parse = |json| serde_json::from_str::<Value>(json).unwrap();
+            assert!(is_cut(&parse(whole.get()), &parse(form.get())), "other data: {shown}");
+        }
+        (None, Some(_)) => panic!("data from nowhere: {shown}"),
+        _ => {}
+    }
+}
+
+/// Whether `cut` is `whole`, or less of it.
+fn is_cut(whole: &Value, cut: &Value) -> bool {
+    match (whole, cut) {
+        (Value::String(whole), Value::String(cut)) => whole.starts_with(cut.as_str()),
+        (Value::Array(whole), Value::Array(cut)) => {
+            cut.len() <= whole.len() && whole.iter().zip(cut).all(|(whole, cut)| is_cut(whole, cut))
+        }
+        (Value::Object(whole), Value::Object(cut)) => {
+            cut.iter().all(|(key, cut)| whole.get(key).is_some_and(|whole| is_cut(whole, cut)))
+        }
+        _ => whole == cut,
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// An executor of one task.
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
+        thread::park();
+    }
+}
+
+/// Counts its calls.
+#[derive(Default)]
+pub struct Count(AtomicUsize);
+
+impl Wake for Count {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, SeqCst);
+    }
+}
+
+impl Count {
+    pub fn new() -> (Arc<Self>, Waker) {
+        let count = Arc::new(Self::default());
+        (Arc::clone(&count), Waker::from(count))
+    }
+
+    pub fn get(&self) -> usize {
+        self.0.load(SeqCst)
+    }
+}
