@@ -153,3 +153,27 @@ impl Count {
         self.0.load(SeqCst)
     }
 }
+
+/// The event of `envelope` must be `json`, byte for byte.
+#[track_caller]
+pub fn assert_json(envelope: &OwnedEnvelope, json: &[u8]) {
+    let got = envelope.event_json();
+    if got != json {
+        let at = got.iter().zip(json).take_while(|(got, json)| got == json).count();
+        let rest = |json: &[u8]| String::from_utf8_lossy(&json[at..json.len().min(at + 80)]).into_owned();
+        let (len, seq) = (json.len(), envelope.seq());
+        panic!(
+            "seq {seq} has {} bytes instead of {len}, and from byte {at} on {:?} instead of {:?}",
+            got.len(),
+            rest(got),
+            rest(json)
+        );
+    }
+}
+
+/// As [`assert_json`], and it must not be flagged.
+#[track_caller]
+pub fn assert_whole(envelope: &OwnedEnvelope, json: &[u8]) {
+    assert_json(envelope, json);
+    assert!(!envelope.truncated(), "seq {}", envelope.seq());
+}
