@@ -66,13 +66,19 @@ fn a_number_out_of_range_is_an_error_that_says_so() {
         (config().events(0), "a ring of 0 events cannot be made: 1 to "),
         (config().events(u64::MAX), "a ring of 18446744073709551615 events cannot be made: 1 to "),
         (config().inline_bytes(127), "127 bytes inline cannot be had: 128 to 4294967295 are allowed"),
-        (config().inline_bytes(usize::MAX), "18446744073709551615 bytes inline cannot be had: 128 to 4294967295 are allowed"),
+        (
+            config().inline_bytes(usize::MAX),
+            "18446744073709551615 bytes inline cannot be had: 128 to 4294967295 are allowed",
+        ),
         (
             config().max_envelope_bytes(0),
             "a largest envelope of 0 bytes is too small: 128 and more are allowed",
         ),
         (config().max_envelope_bytes(127), "a largest envelope of 127 bytes is too small: 128 and more"),
-        (config().large_bytes(usize::MAX), "18446744073709551615 bytes for large events cannot be had: 0 to "),
+        (
+            config().large_bytes(usize::MAX),
+            "18446744073709551615 bytes for large events cannot be had: 0 to ",
+        ),
         (config().first_seq(0), "a ring cannot start at seq 0: 1 to 4611686018427387903 are allowed"),
         (config().first_seq(MAX_SEQ + 1), "a ring cannot start at seq 4611686018427387904: 1 to "),
     ];

@@ -382,16 +382,21 @@ pub fn ring(
     RingOf::make(config, Laned::stride(slot_bytes), slot_bytes, || Lane::new(capacity, chunks, max_bytes))
 }
 
+/// The most chunks that a ring can have.
+pub const fn max_chunks() -> u64 {
+    Slots::<Chunk>::max_capacity(CHUNK_HEAD + CHUNK_WORDS)
+}
+
 /// The bytes of memory that such a ring takes.
 ///
 /// # Errors
 ///
-/// When the capacity, the slot size or the number of chunks is out of range.
+/// When the capacity, the slot size, the first seq or the number of chunks is out of range.
 pub fn memory(config: &Config, slot_bytes: usize, chunks: u64) -> Result<usize, ConfigError> {
     Config::check_slot_bytes(slot_bytes)?;
-    let slots = Slots::<Laned>::len(config.capacity(), Laned::stride(slot_bytes))?;
+    let slots = Slots::<Laned>::len(config.capacity(), Laned::stride(slot_bytes), config.first_seq)?;
     let rows = (config.capacity() as usize).saturating_mul(ROW);
-    let chunks = if chunks == 0 { 0 } else { Slots::<Chunk>::len(chunks, CHUNK_HEAD + CHUNK_WORDS)? };
+    let chunks = if chunks == 0 { 0 } else { Slots::<Chunk>::len(chunks, CHUNK_HEAD + CHUNK_WORDS, 1)? };
     Ok(slots.saturating_add(rows).saturating_add(chunks).saturating_mul(size_of::<AtomicU64>()))
 }
 

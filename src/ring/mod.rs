@@ -210,7 +210,7 @@ pub struct TypedEvent<T> {
 /// The header word of a slot of bytes: the length above the tag.
 const TAG_BITS: u32 = 16;
 /// The most bytes a slot of bytes can hold: its length field has 32 bits.
-const MAX_SLOT_BYTES: usize = if usize::BITS > 32 { u32::MAX as usize } else { usize::MAX / 4 };
+pub(crate) const MAX_SLOT_BYTES: usize = if usize::BITS > 32 { u32::MAX as usize } else { usize::MAX / 4 };
 
 impl Bytes {
     /// Words of a slot: stamp, header, payload; in whole cache lines, or half a one.

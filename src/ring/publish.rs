@@ -30,7 +30,7 @@ use crate::wait::WaitList;
 pub struct Config {
     capacity: u64,
     wait: Wait,
-    first_seq: u64,
+    pub(super) first_seq: u64,
 }
 
 impl Config {

@@ -193,10 +193,7 @@ impl<'a, P: Sealed> View<'a, P> {
 impl<P: Sealed> Slots<P> {
     /// `stride` is in words, and at least 1. All the memory of the ring is taken and touched here.
     pub(crate) fn new(capacity: u64, stride: usize, first_seq: u64) -> Result<Self, ConfigError> {
-        if first_seq == 0 || first_seq > MAX_SEQ {
-            return Err(ConfigError::FirstSeq { given: first_seq, max: MAX_SEQ });
-        }
-        let words = words(Self::len(capacity, stride)?)?;
+        let words = words(Self::len(capacity, stride, first_seq)?)?;
         let align = LINE_WORDS * size_of::<u64>();
         let base = if cfg!(loom) { 0 } else { words.as_ptr().align_offset(align) };
         assert!(base < LINE_WORDS, "so much room was left for it");
@@ -211,13 +208,21 @@ impl<P: Sealed> Slots<P> {
     }
 
     /// How many words a ring takes.
-    pub(crate) fn len(capacity: u64, stride: usize) -> Result<usize, ConfigError> {
-        const MAX_WORDS: usize = isize::MAX as usize / size_of::<u64>();
-        let max = ((MAX_WORDS - SLOTS - LINE_WORDS) / (stride + 1)) as u64;
+    pub(crate) fn len(capacity: u64, stride: usize, first_seq: u64) -> Result<usize, ConfigError> {
+        if first_seq == 0 || first_seq > MAX_SEQ {
+            return Err(ConfigError::FirstSeq { given: first_seq, max: MAX_SEQ });
+        }
+        let max = Self::max_capacity(stride);
         if capacity == 0 || capacity > max {
             return Err(ConfigError::Capacity { given: capacity, max });
         }
         Ok(LINE_WORDS + SLOTS + capacity as usize * (stride + 1))
+    }
+
+    /// How many slots can be addressed.
+    pub(crate) const fn max_capacity(stride: usize) -> u64 {
+        const MAX_WORDS: usize = isize::MAX as usize / size_of::<u64>();
+        ((MAX_WORDS - SLOTS - LINE_WORDS) / (stride + 1)) as u64
     }
 
     #[inline(always)]

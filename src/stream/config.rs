@@ -4,7 +4,7 @@ use super::error::ConfigError;
 use super::publish::EventStream;
 use crate::event::Category;
 use crate::ring::lanes::{self, CHUNK_BYTES};
-use crate::ring::{self, Wait};
+use crate::ring::{self, MAX_SLOT_BYTES, Wait};
 
 /// Bytes of `{"seq":`, `,"event":` and `}` around an event.
 pub(super) const ENVELOPE_BYTES: usize = 17;
@@ -12,6 +12,8 @@ pub(super) const ENVELOPE_BYTES: usize = 17;
 pub(super) const MAX_SEQ_DIGITS: usize = 19;
 /// The least that is allowed for bytes inline and for the largest envelope.
 const MIN_BYTES: usize = 128;
+/// What a chunk takes.
+const PAGE: usize = CHUNK_BYTES.next_power_of_two();
 
 /// How a stream is made, and the memory that it takes: all of it at the start.
 ///
@@ -130,14 +132,17 @@ impl Config {
     }
 
     fn chunks(&self) -> u64 {
-        let page = CHUNK_BYTES.next_power_of_two();
-        self.large_bytes.div_ceil(page) as u64
+        self.large_bytes.div_ceil(PAGE) as u64
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let min = MIN_BYTES;
-        if self.inline_bytes < min {
-            return Err(ConfigError::InlineBytes { given: self.inline_bytes, min });
+        let (min, max) = (MIN_BYTES, MAX_SLOT_BYTES);
+        if !(min..=max).contains(&self.inline_bytes) {
+            return Err(ConfigError::InlineBytes { given: self.inline_bytes, min, max });
+        }
+        if self.chunks() > lanes::max_chunks() {
+            let max = lanes::max_chunks() as usize * PAGE;
+            return Err(ConfigError::LargeBytes { given: self.large_bytes, max });
         }
         if self.max_envelope_bytes < min {
             return Err(ConfigError::MaxEnvelopeBytes { given: self.max_envelope_bytes, min });

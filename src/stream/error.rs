@@ -9,14 +9,23 @@ use crate::ring;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// The number of events, the memory or the first seq is out of range.
+    /// The number of events or the first seq is out of range, or the allocator refuses the memory.
     Ring(ring::ConfigError),
-    /// The bytes inline are too few for any event, even a truncated one.
+    /// The bytes inline are too few for any event, even a truncated one, or more than the length field of a slot can say.
     InlineBytes {
         /// The bytes inline that were asked for.
         given: usize,
         /// The smallest number.
         min: usize,
+        /// The largest one.
+        max: usize,
+    },
+    /// The memory for large events is more than can be addressed.
+    LargeBytes {
+        /// The bytes for large events that were asked for.
+        given: usize,
+        /// The largest number. The smallest is 0.
+        max: usize,
     },
     /// The largest envelope is too small for any event, even a truncated one.
     MaxEnvelopeBytes {
@@ -31,8 +40,11 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ring(error) => error.fmt(f),
-            Self::InlineBytes { given, min } => {
-                write!(f, "{given} bytes inline are too few for an event: {min} and more are allowed")
+            Self::InlineBytes { given, min, max } => {
+                write!(f, "{given} bytes inline cannot be had: {min} to {max} are allowed")
+            }
+            Self::LargeBytes { given, max } => {
+                write!(f, "{given} bytes for large events cannot be had: 0 to {max} are allowed")
             }
             Self::MaxEnvelopeBytes { given, min } => {
                 write!(f, "a largest envelope of {given} bytes is too small: {min} and more are allowed")
