@@ -20,7 +20,7 @@ use lapwing::event::{Category, Event, InvalidReason, Source, SourceKind};
 use lapwing::ring::MAX_SEQ;
 use lapwing::stream::{
     BatchError, CategorySet, Config, ConfigError, EventStream, PositionError, Publish, PublishError,
-    ReadError, ReadResult, Reader, TryReadError, Wait,
+    RawEnvelope, ReadError, ReadResult, Reader, TryReadError, Wait,
 };
 
 /// 8 events of up to 256 bytes inline, and memory for so many pages of large ones.
@@ -709,26 +709,35 @@ fn a_filter_hides_no_loss() {
     assert_eq!(reader.read().map(|_| ()), Err(ReadError::Closed));
 }
 
-/// "Fewer than `max` when there are no more, or when a loss comes next": also if there is much between that is not wanted.
+/// A batch ends before it has skipped for long, and the next one goes on there.
 #[test]
-fn a_batch_goes_on_behind_many_unwanted_events() {
+fn batches_end_before_many_unwanted_events() {
     let stream = Config::new().events(8000).inline_bytes(128).build().unwrap();
     let mut reader = stream.reader_from_oldest();
     reader.set_categories(CategorySet::NONE.with(&Category::Page));
     for _ in 0..3 {
-        stream.publish(&of("page")).unwrap();
+        stream.publish_batch(&[of("page"), of("api"), of("page")]).unwrap();
         stream.publish_batch(&vec![of("api"); 2500]).unwrap();
     }
-    let mut got = Vec::new();
-    let read = reader.try_read_batch(10, |envelope| got.push(envelope.seq()));
-    assert_eq!((read, &got[..]), (Ok(ReadResult::Envelope(3)), &[1, 2502, 5003][..]));
-    reader.move_after(0).unwrap();
-    got.clear();
-    let read = reader.read_batch(10, |envelope| got.push(envelope.seq()));
-    assert_eq!((read, &got[..]), (Ok(ReadResult::Envelope(3)), &[1, 2502, 5003][..]));
-    // It is done with all that there is, which is seen from outside.
-    assert!(is_empty(&mut reader));
-    assert_eq!((reader.next_seq(), stream.readers()[0].lag), (7504, 0));
+    for blocking in [false, true] {
+        let mut batches = Vec::new();
+        reader.move_after(0).unwrap();
+        while batches.len() < 3 {
+            let mut got = Vec::new();
+            let each = |envelope: RawEnvelope<'_>| got.push(envelope.seq());
+            let count = if blocking {
+                reader.read_batch(10, each).unwrap()
+            } else {
+                reader.try_read_batch(10, each).unwrap()
+            };
+            assert_eq!(count, ReadResult::Envelope(got.len()));
+            assert_eq!(stream.readers()[0].position, reader.next_seq() - 1, "with what was stepped over");
+            batches.push(got);
+        }
+        assert_eq!(batches, [[1, 3], [2504, 2506], [5007, 5009]]);
+        assert!(is_empty(&mut reader));
+        assert_eq!((reader.next_seq(), stream.readers()[0].lag), (7510, 0));
+    }
 }
 
 // ---- Envelopes.

@@ -103,10 +103,13 @@ impl State {
         }
     }
 
-    /// A batch: each envelope was noted already.
-    fn note_batch(&mut self, read: Read<usize>) -> ReadResult<usize> {
+    /// A batch, and what comes after it: each envelope was noted already, but not what was stepped over behind the last one.
+    fn note_batch(&mut self, read: Read<usize>, next_seq: u64) -> ReadResult<usize> {
         match read {
-            Read::Event(count) => ReadResult::Envelope(count),
+            Read::Event(count) => {
+                self.vitals.position.store(next_seq - 1, Relaxed);
+                ReadResult::Envelope(count)
+            }
             Read::Dropped(dropped) => match self.note(Read::Dropped(dropped)) {
                 ReadResult::Dropped { from, to } => ReadResult::Dropped { from, to },
                 ReadResult::Envelope(_) => ReadResult::Envelope(0),
@@ -216,7 +219,8 @@ impl Reader {
     }
 
     /// Hands up to `max` envelopes (at least 1) to `each`, one after the other, without waiting. Returns how many; fewer than `max` when
-    /// there are no more, or when a loss comes next, which the next read tells.
+    /// there are no more, when a loss comes next, which the next read tells, or when a thousand in a row are of other categories, so that
+    /// what was handed out waits no longer.
     ///
     /// # Errors
     ///
@@ -232,7 +236,7 @@ impl Reader {
                 each(envelope);
             }
         })?;
-        Ok(self.state.note_batch(read))
+        Ok(self.state.note_batch(read, self.ring.next_seq()))
     }
 
     /// As [`try_read_batch`](Self::try_read_batch), but waits for the first event.
@@ -251,7 +255,7 @@ impl Reader {
                 each(envelope);
             }
         })?;
-        Ok(self.state.note_batch(read))
+        Ok(self.state.note_batch(read, self.ring.next_seq()))
     }
 
     /// What ends this reader's waiting from another thread.
