@@ -280,7 +280,7 @@ fn what_leaves_is_one_line() {
                 "\r\n{{\"ts\":7,\n\"type\":\"note\",\r\"category\":\"page\",\"source\":{{\n\"kind\":\"local_process\"}},\"data\":{data}}}\n"
             );
             stream.publish_json(json.as_bytes()).unwrap();
-            stream.publish_batch(&[event.clone()]).unwrap();
+            stream.publish_batch(std::slice::from_ref(&event)).unwrap();
             for what in ["publish", "publish_json", "publish_batch"] {
                 let read = take(&mut reader);
                 assert_eq!(

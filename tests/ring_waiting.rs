@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
@@ -147,6 +147,93 @@ fn blocking_batches_give_what_there_is_and_no_more() {
         ring.close();
         assert_eq!(reader.read_batch(100, |_| ()), Ok(Read::Event(8)));
         assert_eq!(reader.read_batch(100, |_| ()), Err(ReadError::Closed));
+    }
+}
+
+/// A filter that goes through what nobody wants must not keep its reader from looking around. Here there is a wanted event behind
+/// a long stretch of others: a reader that got it has not looked.
+#[test]
+fn a_filter_looks_around_while_it_skips() {
+    const UNWANTED: usize = 10_000;
+    for wait in [Wait::Park, Wait::Spin] {
+        let ring = Config::new(UNWANTED as u64 + 1).wait(wait).bytes(8).unwrap();
+        ring.publish_batch(&[(0, &b"unwanted"[..]); UNWANTED]).unwrap();
+        ring.publish_tagged(1, b"wanted").unwrap();
+        let reader = || {
+            let mut reader = ring.reader_from_oldest();
+            reader.set_filter(|tag| tag == 1);
+            reader
+        };
+        let past = Instant::now();
+        let mut one = reader();
+        assert_eq!(seq(one.read_deadline(past)), Err(ReadError::TimedOut));
+        assert!(one.next_seq() > 1 && one.next_seq() < UNWANTED as u64, "it stopped at {}", one.next_seq());
+        assert_eq!(seq(one.read_timeout(Duration::ZERO)), Err(ReadError::TimedOut));
+        assert_eq!(seq(one.read_timeout(Duration::from_secs(3600))), Ok(UNWANTED as u64 + 1), "and goes on");
+
+        let mut one = reader();
+        let canceller = one.canceller();
+        let (count, waker) = Count::new();
+        let mut future = pin!(one.read_async());
+        for polls in 1..=3 {
+            assert!(future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            assert_eq!(count.get(), polls, "it asks to be polled again at once");
+        }
+        canceller.cancel();
+        let end = future.as_mut().poll(&mut Context::from_waker(&waker));
+        assert!(matches!(end, Poll::Ready(Err(ReadError::Cancelled))), "{end:?}");
+
+        let mut one = reader();
+        assert_eq!(seq(block_on(one.read_async())), Ok(UNWANTED as u64 + 1));
+    }
+}
+
+/// The same while publishers go on with events that nobody wants, for as long as the reader has not ended.
+#[test]
+fn a_steady_load_of_unwanted_events_hides_neither_canceller_nor_deadline() {
+    for wait in [Wait::Park, Wait::Spin] {
+        let ring = Config::new(4096).wait(wait).bytes(8).unwrap();
+        let mut reader = ring.reader_from_oldest();
+        reader.set_filter(|_| false);
+        let canceller = reader.canceller();
+        let (stop, is_reading) = (AtomicBool::new(false), AtomicBool::new(false));
+        thread::scope(|scope| {
+            let publishers = [(); 2].map(|()| {
+                scope.spawn(|| {
+                    // A reader that does not end would make this test go on for ever, if this did.
+                    let deadline = Instant::now() + Duration::from_secs(60);
+                    let mut batches = 0;
+                    while !stop.load(SeqCst) && Instant::now() < deadline {
+                        ring.publish_batch(&[(0, &b"unwanted"[..]); 64]).unwrap();
+                        batches += usize::from(is_reading.load(SeqCst));
+                        if batches == 1000 {
+                            canceller.cancel();
+                        }
+                    }
+                    stop.load(SeqCst)
+                })
+            });
+            let deadline = Instant::now() + Duration::from_millis(20);
+            // Losses are told, and it goes on.
+            let timed_out = loop {
+                match reader.read_deadline(deadline) {
+                    Ok(read) => assert!(read.event().is_none()),
+                    Err(error) => break error,
+                }
+            };
+            is_reading.store(true, SeqCst);
+            let cancelled = loop {
+                match reader.read() {
+                    Ok(read) => assert!(read.event().is_none()),
+                    Err(error) => break error,
+                }
+            };
+            stop.store(true, SeqCst);
+            let stopped = publishers.map(|publisher| publisher.join().unwrap());
+            assert_eq!((timed_out, cancelled), (ReadError::TimedOut, ReadError::Cancelled));
+            assert_eq!(stopped, [true, true], "the reader ended under load, and not after it");
+            assert!(reader.skipped() > 0);
+        });
     }
 }
 
