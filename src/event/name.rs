@@ -49,6 +49,7 @@ macro_rules! names {
             }
 
             /// The place of the name among the known ones, or how many there are for any other name.
+            #[allow(dead_code)] // only a category's is asked for
             #[inline]
             pub(crate) fn index(&self) -> u8 {
                 match self {
@@ -58,6 +59,7 @@ macro_rules! names {
             }
 
             /// As `index`, of a name.
+            #[allow(dead_code)]
             pub(crate) fn index_of(name: &str) -> u8 {
                 match name {
                     $($text => $index,)+

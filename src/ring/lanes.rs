@@ -377,7 +377,7 @@ pub fn ring(
     max_bytes: usize,
 ) -> Result<RingOf<Laned>, ConfigError> {
     Config::check_slot_bytes(slot_bytes)?;
-    let capacity = config.capacity();
+    let capacity = config.capacity;
     // The slots are made first: they know what a capacity can be.
     RingOf::make(config, Laned::stride(slot_bytes), slot_bytes, || Lane::new(capacity, chunks, max_bytes))
 }
@@ -394,8 +394,8 @@ pub const fn max_chunks() -> u64 {
 /// When the capacity, the slot size, the first seq or the number of chunks is out of range.
 pub fn memory(config: &Config, slot_bytes: usize, chunks: u64) -> Result<usize, ConfigError> {
     Config::check_slot_bytes(slot_bytes)?;
-    let slots = Slots::<Laned>::len(config.capacity(), Laned::stride(slot_bytes), config.first_seq)?;
-    let rows = (config.capacity() as usize).saturating_mul(ROW);
+    let slots = Slots::<Laned>::len(config.capacity, Laned::stride(slot_bytes), config.first_seq)?;
+    let rows = (config.capacity as usize).saturating_mul(ROW);
     let chunks = if chunks == 0 { 0 } else { Slots::<Chunk>::len(chunks, CHUNK_HEAD + CHUNK_WORDS, 1)? };
     Ok(slots.saturating_add(rows).saturating_add(chunks).saturating_mul(size_of::<AtomicU64>()))
 }

@@ -28,7 +28,7 @@ use crate::wait::WaitList;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Config {
-    capacity: u64,
+    pub(super) capacity: u64,
     wait: Wait,
     pub(super) first_seq: u64,
 }
@@ -69,10 +69,6 @@ impl Config {
             return Err(ConfigError::SlotBytes { given, max: MAX_SLOT_BYTES });
         }
         Ok(())
-    }
-
-    pub(super) fn capacity(&self) -> u64 {
-        self.capacity
     }
 
     /// A ring of values of one plain type. All its memory is taken and touched here: per event, 16 bytes and the

@@ -283,6 +283,7 @@ impl<P: Payload> Reader<P> {
         self.filter = Some(Arc::new(filter));
     }
 
+    #[cfg(feature = "std")]
     pub(crate) fn unfilter(&mut self) {
         self.filter = None;
     }

@@ -55,7 +55,9 @@ pub enum Step {
 
 /// A slot in the hands of the publisher that claimed it, to be filled.
 pub(crate) struct Claimed<'a> {
+    #[cfg_attr(not(feature = "std"), allow(dead_code))] // for what is built on the ring
     pub(crate) seq: u64,
+    #[cfg_attr(not(feature = "std"), allow(dead_code))]
     pub(crate) slot: u64,
     /// The payload's words.
     pub(crate) words: &'a [AtomicU64],
