@@ -202,7 +202,7 @@ fn what_lies_inline_outlasts_the_large_events() {
     for (json, at) in expected.iter().zip(0..) {
         let read = take(&mut reader);
         if at % 2 == 0 {
-            assert_whole(&read, &json);
+            assert_whole(&read, json);
         } else if read.truncated() {
             assert_truncated_form(json, read.event_json());
             short += 1;
@@ -580,7 +580,8 @@ fn json_that_is_no_event_is_refused() {
     let mut reader = stream.reader_from_oldest();
     let rest = r#""category":"page","source":{"kind":"cdp"}"#;
     let large = format!(r#""data":"{}""#, "x".repeat(5000));
-    let cases: &[(&str, fn(InvalidReason) -> bool)] = &[
+    type Is = fn(InvalidReason) -> bool;
+    let cases: &[(&str, Is)] = &[
         ("", |reason| matches!(reason, Expected(_))),
         ("null", |reason| matches!(reason, Expected(_))),
         ("[]", |reason| matches!(reason, Expected(_))),
