@@ -187,7 +187,11 @@ fn read_all(
     };
     loop {
         reads += 1;
-        while is_slow && reads % 100 == 0 && reader.lag() <= capacity && !shared.is_done.load(Acquire) {
+        while is_slow
+            && reads.is_multiple_of(100)
+            && reader.lag() <= capacity
+            && !shared.is_done.load(Acquire)
+        {
             thread::yield_now();
         }
         let end = match way {
@@ -322,7 +326,8 @@ fn publish_all(
         }
         let out = &mut jsons[0];
         json(Origin { publisher, count }, out);
-        let result = if count % 2 == 0 { stream.publish_json(out) } else { stream.publish(&parsed(out)) };
+        let result =
+            if count.is_multiple_of(2) { stream.publish_json(out) } else { stream.publish(&parsed(out)) };
         match result {
             Ok(lapwing::stream::Publish::Published { seq, truncated }) => {
                 log.push(seq);
