@@ -26,7 +26,10 @@ mod wait;
 /// For the loom suite: the names of all orderings, and the ring with two lanes.
 #[cfg(loom)]
 pub mod loom_support {
-    pub use crate::ring::lanes;
+    /// The ring with two lanes, whose module is not public.
+    pub mod lanes {
+        pub use crate::ring::lanes::*;
+    }
     pub use crate::sync::LABELS;
 }
 
