@@ -12,16 +12,20 @@
 //! reader of a model gives an account at its end: what was delivered and dropped follows each other without a
 //! hole or an overlap, from where it started to the last seq.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Command, ExitCode, Output};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use lapwing::event::{Category, Event, Source, SourceKind};
 use lapwing::loom_support::LABELS;
+use lapwing::loom_support::lanes::{self, Form, Laned, Run, Tally};
 use lapwing::ring::{
-    Config, PublishError, Read, ReadError, Reader, Ring, Step, TryReadError, TypedRing, Wait,
+    Bytes, Config, Handle, Payload, PublishError, Read, ReadError, Reader, Ring, RingOf, Step, TryReadError,
+    TypedRing, Wait,
 };
+use lapwing::stream::{self, CategorySet, EventStream, Publish, ReadResult};
 use loom::sync::atomic::AtomicBool;
 use loom::thread;
 
@@ -120,7 +124,47 @@ const MODELS: &[Model] = &[
         run: two_sleepers_against_publish,
         kills: &[],
     },
+    Model {
+        name: "overtaken_in_chunks",
+        preemptions: 3,
+        run: overtaken_in_chunks,
+        kills: &["write:F", "commit:R", "read:A", "read:F"],
+    },
+    Model { name: "overtaken_in_one_slot", preemptions: 2, run: overtaken_in_one_slot, kills: &[] },
+    Model { name: "two_publishers_two_chunks", preemptions: 2, run: two_publishers_two_chunks, kills: &[] },
+    Model {
+        name: "two_publishers_three_chunks",
+        preemptions: 2,
+        run: two_publishers_three_chunks,
+        kills: &[],
+    },
+    Model { name: "stalled_in_a_run", preemptions: 2, run: stalled_in_a_run, kills: &[] },
+    Model { name: "large_is_skipped", preemptions: 3, run: large_is_skipped, kills: &[] },
+    Model { name: "counters_of_one_slot", preemptions: 3, run: counters_of_one_slot, kills: &["claim:A"] },
+    Model { name: "readable_is_there", preemptions: 2, run: readable_is_there, kills: &[] },
+    Model { name: "stream_from_now", preemptions: 2, run: stream_from_now, kills: &[] },
+    Model { name: "stream_captures_less", preemptions: 2, run: stream_captures_less, kills: &[] },
 ];
+
+/// What a model must come across in some of its states, or it shows less than it says.
+const MUST_SEE: &[(&str, &[&str])] = &[
+    ("overtaken_in_chunks", &["whole", "short"]),
+    ("overtaken_in_one_slot", &["whole", "short", "dropped"]),
+    ("two_publishers_two_chunks", &["whole", "short", "given up", "dropped"]),
+    ("two_publishers_three_chunks", &["whole", "short", "given up", "dropped"]),
+    ("stalled_in_a_run", &["whole", "given up"]),
+    ("large_is_skipped", &["skipped", "whole", "dropped"]),
+    ("counters_of_one_slot", &["overrun", "refused", "both"]),
+    ("readable_is_there", &["none", "some", "all"]),
+    ("stream_from_now", &["none", "some", "all"]),
+    ("stream_captures_less", &["captured", "not captured"]),
+];
+
+static SEEN: Mutex<BTreeSet<&str>> = Mutex::new(BTreeSet::new());
+
+fn see(what: &'static str) {
+    SEEN.lock().unwrap().insert(what);
+}
 
 // ---- Payloads that describe themselves, and readers that give an account.
 
@@ -146,25 +190,37 @@ fn parking_ring(capacity: u64) -> Ring {
     Config::new(capacity).wait(Wait::Park).bytes(8).unwrap()
 }
 
+/// An event that says by itself what was published.
+trait Described: Payload {
+    /// Seq and payload, after a check that nothing of the event is torn.
+    fn payload(event: Self::Event<'_>) -> (u64, u64);
+}
+
+impl Described for Bytes {
+    fn payload(event: Self::Event<'_>) -> (u64, u64) {
+        let payload = u64::from_le_bytes(event.bytes.try_into().expect("MODEL: torn length"));
+        assert_eq!(event.tag, checksum(payload), "MODEL: torn event {}", event.seq);
+        (event.seq, payload)
+    }
+}
+
 /// What one reader got, checked as it comes.
-struct Account {
-    reader: Reader,
+struct Account<P: Described = Bytes> {
+    reader: Reader<P>,
     next: u64,
     delivered: BTreeMap<u64, u64>,
     dropped: u64,
 }
 
-impl Account {
-    fn of(reader: Reader) -> Self {
+impl<P: Described> Account<P> {
+    fn of(reader: Reader<P>) -> Self {
         Self { next: reader.next_seq(), reader, delivered: BTreeMap::new(), dropped: 0 }
     }
 
-    fn enter(&mut self, read: Read<(u64, u16, Vec<u8>)>) {
+    fn enter(&mut self, read: Read<(u64, u64)>) {
         match read {
-            Read::Event((seq, tag, bytes)) => {
+            Read::Event((seq, payload)) => {
                 assert_eq!(seq, self.next, "MODEL: out of order");
-                let payload = u64::from_le_bytes(bytes.try_into().expect("MODEL: torn length"));
-                assert_eq!(tag, checksum(payload), "MODEL: torn event {seq}");
                 self.delivered.insert(seq, payload);
                 self.next += 1;
             }
@@ -181,7 +237,7 @@ impl Account {
     /// One attempt. False when there was nothing.
     fn try_once(&mut self) -> bool {
         let read = match self.reader.try_read() {
-            Ok(Read::Event(event)) => Read::Event((event.seq, event.tag, event.bytes.to_vec())),
+            Ok(Read::Event(event)) => Read::Event(P::payload(event)),
             Ok(Read::Dropped(dropped)) => Read::Dropped(dropped),
             Err(_) => return false,
         };
@@ -191,7 +247,7 @@ impl Account {
 
     fn wait_once(&mut self) -> Result<(), ReadError> {
         let read = match self.reader.read()? {
-            Read::Event(event) => Read::Event((event.seq, event.tag, event.bytes.to_vec())),
+            Read::Event(event) => Read::Event(P::payload(event)),
             Read::Dropped(dropped) => Read::Dropped(dropped),
         };
         self.enter(read);
@@ -209,7 +265,7 @@ impl Account {
 }
 
 /// Runs a reader that tries `tries` times on a thread of its own.
-fn reading(reader: Reader, tries: usize) -> thread::JoinHandle<Account> {
+fn reading<P: Described>(reader: Reader<P>, tries: usize) -> thread::JoinHandle<Account<P>> {
     thread::spawn(move || {
         let mut account = Account::of(reader);
         for _ in 0..tries {
@@ -648,6 +704,379 @@ fn two_sleepers_against_publish() {
     }
 }
 
+// ---- Two lanes.
+
+/// In the payload of a large event that is there in its short form.
+const SHORT: u64 = 1 << 63;
+
+impl Described for Laned {
+    fn payload(event: Self::Event<'_>) -> (u64, u64) {
+        let (words, rest) = event.bytes().as_chunks();
+        let words: Vec<_> = words.iter().copied().map(u64::from_le_bytes).collect();
+        assert!(rest.is_empty() && !words.is_empty(), "MODEL: torn length");
+        let payload = words[0];
+        assert_eq!(event.tag, checksum(payload & !SHORT), "MODEL: torn event {}", event.seq);
+        if event.short {
+            assert!(payload & SHORT != 0, "MODEL: a short form that is none");
+        }
+        match words[..] {
+            [_] if payload & SHORT != 0 => see("short"),
+            [_] => see("small"),
+            [_, second] => {
+                assert!(!event.short, "MODEL: a short form from chunks");
+                assert_eq!(second, payload.rotate_left(32), "MODEL: torn chunks of event {}", event.seq);
+                see("whole");
+            }
+            _ => panic!("MODEL: torn length"),
+        }
+        (event.seq, payload)
+    }
+}
+
+fn laned(capacity: u64, chunks: u64) -> RingOf<Laned> {
+    lanes::ring(Config::new(capacity).wait(Wait::Spin), 8, chunks, 16).unwrap()
+}
+
+/// The event of two chunks, in parts that do not end where chunks do.
+fn write_large(ring: &Handle<Laned>, payload: u64, step: impl FnMut(Step, u64)) -> Option<Run> {
+    let bytes = [payload, payload.rotate_left(32)].map(u64::to_le_bytes).concat();
+    ring.write_run_stepped([&bytes[..3], &bytes[3..12], &bytes[12..]], step)
+}
+
+/// The slot of a large event.
+fn publish_run(ring: &RingOf<Laned>, payload: u64, run: Option<Run>) -> Result<u64, PublishError> {
+    let short = (payload | SHORT).to_le_bytes();
+    let form = Form { tag: checksum(payload), run, bytes: &short, truncated: run.is_none() };
+    ring.publish(|_| form)
+}
+
+/// A large event. Whether its run was given up, too.
+fn publish_large(ring: &RingOf<Laned>, payload: u64) -> Result<(u64, bool), PublishError> {
+    let run = write_large(ring, payload, |_, _| ());
+    Ok((publish_run(ring, payload, run)?, run.is_none()))
+}
+
+fn publish_small(ring: &RingOf<Laned>, payload: u64) -> u64 {
+    let form = Form { tag: checksum(payload), run: None, bytes: &payload.to_le_bytes(), truncated: false };
+    ring.publish(|_| form).expect("MODEL: publish failed")
+}
+
+/// Publishes `n` large events on a thread of its own: each with its seq, its payload, and whether its run was given up.
+fn publishing_large(
+    ring: &Arc<RingOf<Laned>>,
+    publisher: u64,
+    n: u64,
+) -> thread::JoinHandle<Vec<(u64, u64, bool)>> {
+    let ring = Arc::clone(ring);
+    thread::spawn(move || {
+        let mut published = Vec::new();
+        for payload in (0..n).map(|count| payload(publisher, count)) {
+            match publish_large(&ring, payload) {
+                Ok((seq, given_up)) => published.push((seq, payload, given_up)),
+                Err(PublishError::Stalled { .. }) => {}
+                Err(error) => panic!("MODEL: {error}"),
+            }
+        }
+        published
+    })
+}
+
+impl Account<Laned> {
+    /// As [`close`](Account::close), for large events. The last one came whole if its run is the last.
+    fn close_large(mut self, last_seq: u64, published: &[(u64, u64, bool)]) -> BTreeMap<u64, u64> {
+        for (seq, _, given_up) in published {
+            while self.next <= *seq && self.try_once() {}
+            if *given_up {
+                see("given up");
+                let got = self.delivered.get(seq).copied().unwrap_or(SHORT);
+                assert!(got & SHORT != 0, "MODEL: event {seq} is whole, but its run was given up");
+            }
+        }
+        while self.try_once() {}
+        if self.dropped > 0 {
+            see("dropped");
+        }
+        let forms = self.delivered.clone();
+        self.delivered.values_mut().for_each(|payload| *payload &= !SHORT);
+        self.close(last_seq, &published.iter().map(|(seq, payload, _)| (*seq, *payload)).collect());
+        forms
+    }
+}
+
+/// There is room for the chunks of one event, and for the slots of both: the reader of the first event is overtaken in its
+/// chunks, and gets the short form.
+fn overtaken_in_chunks() {
+    let ring = Arc::new(laned(2, 2));
+    let reading = reading(ring.reader_from_oldest(), 1);
+    let published = publishing_large(&ring, 1, 2).join().unwrap();
+    let forms = reading.join().unwrap().close_large(2, &published);
+    assert_eq!(forms.len(), 2, "MODEL: an event with a short form was lost");
+    assert_eq!(forms[&2] & SHORT, 0, "MODEL: what nobody overwrites is not whole");
+}
+
+/// The same, and its slot is overwritten as well.
+fn overtaken_in_one_slot() {
+    let ring = Arc::new(laned(1, 2));
+    let reading = reading(ring.reader_from_oldest(), 2);
+    let published = publishing_large(&ring, 1, 2).join().unwrap();
+    let forms = reading.join().unwrap().close_large(2, &published);
+    assert_eq!(forms[&2] & SHORT, 0, "MODEL: what nobody overwrites is not whole");
+}
+
+/// Two large events at once, of which the chunks have room for one, or for one and a half.
+fn two_publishers_meet(chunks: u64) {
+    let ring = Arc::new(laned(1, chunks));
+    let reading = reading(ring.reader_from_oldest(), 1);
+    let publishers = [publishing_large(&ring, 1, 1), publishing_large(&ring, 2, 1)];
+    let published: Vec<_> = publishers.into_iter().flat_map(|p| p.join().unwrap()).collect();
+    reading.join().unwrap().close_large(ring.newest(), &published);
+}
+
+fn two_publishers_two_chunks() {
+    two_publishers_meet(2);
+}
+
+fn two_publishers_three_chunks() {
+    two_publishers_meet(3);
+}
+
+/// A publisher is stopped in a chunk of its run: small events go on, and large ones in their short form. When it has gone on,
+/// they are whole again.
+fn stalled_in_a_run() {
+    let ring = Arc::new(laned(4, 2));
+    let reading = reading(ring.reader_from_oldest(), 1);
+    let other = Arc::clone(&ring);
+    let publisher = thread::spawn(move || {
+        let mut published = Vec::new();
+        let stalled = payload(1, 0);
+        let run = write_large(&other, stalled, |step, chunk| {
+            if (step, chunk) == (Step::Writing, 1) {
+                let small = payload(2, 0);
+                published.push((publish_small(&other, small), small, false));
+                let large = payload(2, 1);
+                let (seq, given_up) = publish_large(&other, large).expect("MODEL: held up");
+                assert!(given_up, "MODEL: a run through a chunk in writing");
+                published.push((seq, large, given_up));
+            }
+        });
+        assert!(run.is_some(), "MODEL: a run that nobody came across was given up");
+        published.push((publish_run(&other, stalled, run).expect("MODEL: held up"), stalled, false));
+        let after = payload(1, 1);
+        let (seq, given_up) = publish_large(&other, after).expect("MODEL: held up");
+        assert!(!given_up, "MODEL: large events do not go on");
+        published.push((seq, after, given_up));
+        published
+    });
+    let published = publisher.join().unwrap();
+    let forms = reading.join().unwrap().close_large(4, &published);
+    assert_eq!(forms.len(), 4, "MODEL: an event with a short form was lost");
+    assert_eq!(forms[&4] & SHORT, 0, "MODEL: what nobody overwrites is not whole");
+}
+
+/// The large event is not wanted: it is skipped by its slot alone, and not taken for the one that is.
+fn large_is_skipped() {
+    let ring = Arc::new(laned(1, 2));
+    let (unwanted, wanted) = (payload(1, 0), payload(1, 1));
+    let mut reader = ring.reader_from_oldest();
+    reader.set_filter(|tag| tag == checksum(wanted));
+    let reading = thread::spawn(move || {
+        let mut got = Vec::new();
+        let mut dropped = 0;
+        let mut read = |reader: &mut Reader<Laned>| match reader.try_read() {
+            Ok(Read::Event(event)) => got.push(Laned::payload(event)),
+            Ok(Read::Dropped(lost)) => dropped += lost.count(),
+            Err(_) => {}
+        };
+        read(&mut reader);
+        (reader, got, dropped)
+    });
+    let publisher = {
+        let ring = Arc::clone(&ring);
+        thread::spawn(move || {
+            assert_eq!(publish_large(&ring, unwanted), Ok((1, false)));
+            assert_eq!(publish_large(&ring, wanted), Ok((2, false)));
+        })
+    };
+    publisher.join().unwrap();
+    let (mut reader, mut got, mut dropped) = reading.join().unwrap();
+    loop {
+        match reader.try_read() {
+            Ok(Read::Event(event)) => got.push(Laned::payload(event)),
+            Ok(Read::Dropped(lost)) => dropped += lost.count(),
+            Err(_) => break,
+        }
+    }
+    if reader.skipped() > 0 {
+        see("skipped");
+    }
+    if dropped > 0 {
+        see("dropped");
+    }
+    assert_eq!(got, [(2, wanted)], "MODEL: the wanted event was skipped, or an unwanted one not");
+    assert_eq!(1 + dropped + reader.skipped(), 2, "MODEL: unaccounted");
+}
+
+/// Counting takes no locked instruction: what orders it is that only one publisher at a time holds the slot.
+fn counters_of_one_slot() {
+    let ring = Arc::new(laned(1, 2));
+    let publishers = [(1, 5), (2, 7)].map(|(publisher, len)| {
+        let ring = Arc::clone(&ring);
+        thread::spawn(move || {
+            let mut written = None;
+            let form = Form { tag: publisher, run: None, bytes: &[0; 8][..len], truncated: publisher == 2 };
+            let result = ring.publish_stepped(
+                |_| form,
+                |step, _| {
+                    if step == Step::Written {
+                        written = Some((usize::from(publisher), len as u64));
+                    }
+                },
+            );
+            match result {
+                Ok(_) if written.is_none() => see("overrun"),
+                Ok(_) => {}
+                Err(_) => see("refused"),
+            }
+            written
+        })
+    });
+    let mut expected = Tally::default();
+    let written: Vec<_> = publishers.into_iter().filter_map(|p| p.join().unwrap()).collect();
+    for &(publisher, len) in &written {
+        expected.events[publisher] += 1;
+        expected.bytes += len;
+        expected.largest = expected.largest.max(len);
+        expected.truncated += u64::from(publisher == 2);
+    }
+    if written.len() == 2 {
+        see("both");
+    }
+    assert_eq!(ring.tally(), expected, "MODEL: what was counted is not what was published");
+    assert_eq!(ring.overruns() + ring.abandoned() + written.len() as u64, ring.newest(), "MODEL: uncounted");
+}
+
+/// Everything up to `readable` is there for a reader that comes later, and it never falls back.
+fn readable_is_there() {
+    let ring = Arc::new(ring(2));
+    let publishers = [publishing(&ring, 1, 1), publishing(&ring, 2, 1)];
+    let handle = ring.handle();
+    let looking = thread::spawn(move || {
+        let mut before = Account::of(handle.reader_after(0).unwrap());
+        let mut last = 0;
+        for _ in 0..2 {
+            let readable = handle.readable();
+            assert!(readable >= last, "MODEL: what is readable falls back");
+            last = readable;
+        }
+        while before.next <= last {
+            assert!(before.try_once(), "MODEL: what is readable is not there");
+        }
+        see(["none", "some", "all"][last as usize]);
+        before
+    });
+    let published: BTreeMap<_, _> = publishers.into_iter().flat_map(|p| p.join().unwrap()).collect();
+    looking.join().unwrap().close(ring.newest(), &published);
+    assert_eq!(ring.readable(), ring.newest(), "MODEL: nobody writes, and something is not readable");
+}
+
+// ---- The stream.
+
+fn event_stream(events: u64) -> EventStream {
+    stream::Config::new()
+        .events(events)
+        .inline_bytes(128)
+        .large_bytes(0)
+        .max_envelope_bytes(128)
+        .wait(Wait::Spin)
+        .build()
+        .unwrap()
+}
+
+fn event(category: Category<'static>, ts: i64) -> Event<'static> {
+    Event::new("e", category, Source::new(SourceKind::Cdp)).ts(ts)
+}
+
+/// The seqs and times of what a reader gets, until there is nothing.
+fn drain(reader: &mut stream::Reader) -> Vec<(u64, i64)> {
+    let mut got = Vec::new();
+    while let Ok(read) = reader.try_read() {
+        match read {
+            ReadResult::Envelope(envelope) => {
+                let event = envelope.event().expect("MODEL: torn JSON");
+                got.push((envelope.seq(), event.ts));
+            }
+            ReadResult::Dropped { from, to } => panic!("MODEL: {from} to {to} dropped in a stream with room"),
+        }
+    }
+    got
+}
+
+/// A reader from now misses nothing that becomes readable after it was made, whenever it was claimed.
+fn stream_from_now() {
+    let stream = Arc::new(event_stream(2));
+    let publisher = {
+        let stream = Arc::clone(&stream);
+        thread::spawn(move || {
+            for ts in 1..=2 {
+                let published = stream.publish(&event(Category::Page, ts));
+                assert_eq!(published, Ok(Publish::Published { seq: ts as u64, truncated: false }));
+            }
+        })
+    };
+    let readable = stream.readable();
+    let mut from_now = stream.reader_from_now();
+    let start = from_now.next_seq();
+    assert!(start > readable, "MODEL: what is readable falls back");
+    see(["none", "some", "all"][start as usize - 1]);
+    let mut before = stream.reader_after(0).unwrap();
+    while before.next_seq() < start {
+        assert!(before.try_read().is_ok(), "MODEL: a reader from now leaves out what was not readable");
+    }
+    let mut got = drain(&mut from_now);
+    publisher.join().unwrap();
+    got.extend(drain(&mut from_now));
+    let expected: Vec<_> = (start..=2).map(|seq| (seq, seq as i64)).collect();
+    assert_eq!(got, expected, "MODEL: a reader from now misses an event");
+}
+
+/// A category ceases to be captured while events of it are published: each one is in the stream, or its publisher is told
+/// that it is not, and none that comes after.
+fn stream_captures_less() {
+    let stream = Arc::new(event_stream(4));
+    let publisher = {
+        let stream = Arc::clone(&stream);
+        thread::spawn(move || {
+            let mut published = Vec::new();
+            for (ts, category) in [(1, Category::Page), (2, Category::System), (3, Category::Page)] {
+                let is_system = category == Category::System;
+                match stream.publish(&event(category, ts)).unwrap() {
+                    Publish::Published { seq, .. } => {
+                        see("captured");
+                        published.push((seq, ts));
+                    }
+                    Publish::NotCaptured => {
+                        see("not captured");
+                        assert!(!is_system, "MODEL: system is always captured");
+                    }
+                }
+            }
+            published
+        })
+    };
+    let mut reader = stream.reader_from_oldest();
+    stream.set_captured(CategorySet::ALL.without(&Category::Page));
+    let mut got = drain(&mut reader);
+    let mut published = publisher.join().unwrap();
+    assert_eq!(stream.publish(&event(Category::Page, 4)), Ok(Publish::NotCaptured), "MODEL: still captured");
+    let last = stream.publish(&event(Category::System, 5)).unwrap().seq();
+    published.push((last.unwrap(), 5));
+    got.extend(drain(&mut reader));
+    assert_eq!(got, published, "MODEL: published and read differ");
+    let seqs: Vec<_> = got.iter().map(|(seq, _)| *seq).collect();
+    assert!(seqs.iter().copied().eq(1..=stream.seq()), "MODEL: a seq for an event that is not captured");
+    assert_eq!(stream.stats().published(), stream.seq(), "MODEL: uncounted");
+}
+
 // ---- Running them.
 
 fn run_here(model: &Model) {
@@ -660,6 +1089,11 @@ fn run_here(model: &Model) {
         STATES.fetch_add(1, Relaxed);
         run();
     });
+    let seen = SEEN.lock().unwrap();
+    let must_see = MUST_SEE.iter().filter(|(name, _)| *name == model.name).flat_map(|(_, must)| *must);
+    for what in must_see {
+        assert!(seen.contains(what), "no state of {} has this in it: {what}", model.name);
+    }
     println!("states {}", STATES.load(Relaxed));
 }
 

@@ -512,3 +512,12 @@ impl Exclusive<Laned> {
         })
     }
 }
+
+/// The models read this ring by itself; the stream sets its filter by categories.
+#[cfg(loom)]
+impl super::Reader<Laned> {
+    /// See [`set_filter`](super::Reader::set_filter) of a ring of bytes.
+    pub fn set_filter(&mut self, wanted: impl FnMut(u16) -> bool) {
+        self.filter_by(wanted);
+    }
+}
