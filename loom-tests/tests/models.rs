@@ -126,37 +126,73 @@ const MODELS: &[Model] = &[
     },
     Model {
         name: "overtaken_in_chunks",
-        preemptions: 3,
+        preemptions: 7,
         run: overtaken_in_chunks,
         kills: &["write:F", "commit:R", "read:A", "read:F"],
     },
-    Model { name: "overtaken_in_one_slot", preemptions: 2, run: overtaken_in_one_slot, kills: &[] },
-    Model { name: "two_publishers_two_chunks", preemptions: 2, run: two_publishers_two_chunks, kills: &[] },
+    Model {
+        name: "overtaken_in_one_slot",
+        preemptions: 4,
+        run: overtaken_in_one_slot,
+        kills: &["write:F", "commit:R", "read:A", "read:F"],
+    },
+    Model {
+        name: "two_publishers_two_chunks",
+        preemptions: 4,
+        run: two_publishers_two_chunks,
+        kills: &["claim:A", "write:F", "commit:R", "read:A", "read:F"],
+    },
     Model {
         name: "two_publishers_three_chunks",
-        preemptions: 2,
+        preemptions: 3,
         run: two_publishers_three_chunks,
         kills: &[],
     },
-    Model { name: "stalled_in_a_run", preemptions: 2, run: stalled_in_a_run, kills: &[] },
-    Model { name: "large_is_skipped", preemptions: 3, run: large_is_skipped, kills: &[] },
-    Model { name: "counters_of_one_slot", preemptions: 3, run: counters_of_one_slot, kills: &["claim:A"] },
+    Model { name: "stopped_before_its_run", preemptions: 4, run: stopped_before_its_run, kills: &[] },
+    Model {
+        name: "stopped_in_its_first_chunk",
+        preemptions: 7,
+        run: stopped_in_its_first_chunk,
+        kills: &["write:F", "read:F"],
+    },
+    Model {
+        name: "stopped_in_its_second_chunk",
+        preemptions: 8,
+        run: stopped_in_its_second_chunk,
+        kills: &[],
+    },
+    Model { name: "large_is_skipped", preemptions: 8, run: large_is_skipped, kills: &["write:F", "read:F"] },
+    Model {
+        name: "counters_of_one_slot",
+        preemptions: 6,
+        run: counters_of_one_slot,
+        kills: &["claim:A", "commit:R"],
+    },
     Model { name: "readable_is_there", preemptions: 2, run: readable_is_there, kills: &[] },
-    Model { name: "stream_from_now", preemptions: 2, run: stream_from_now, kills: &[] },
-    Model { name: "stream_captures_less", preemptions: 2, run: stream_captures_less, kills: &[] },
+    Model { name: "stream_from_now", preemptions: 3, run: stream_from_now, kills: &["commit:R", "read:A"] },
+    Model {
+        name: "stream_of_large_events",
+        preemptions: 2,
+        run: stream_of_large_events,
+        kills: &["commit:R", "read:A"],
+    },
+    Model { name: "stream_gives_a_run_up", preemptions: 4, run: stream_gives_a_run_up, kills: &[] },
+    Model { name: "stream_captures_less", preemptions: 6, run: stream_captures_less, kills: &[] },
 ];
 
 /// What a model must come across in some of its states, or it shows less than it says.
 const MUST_SEE: &[(&str, &[&str])] = &[
     ("overtaken_in_chunks", &["whole", "short"]),
     ("overtaken_in_one_slot", &["whole", "short", "dropped"]),
-    ("two_publishers_two_chunks", &["whole", "short", "given up", "dropped"]),
+    ("two_publishers_two_chunks", &["whole", "short", "given up"]),
     ("two_publishers_three_chunks", &["whole", "short", "given up", "dropped"]),
-    ("stalled_in_a_run", &["whole", "given up"]),
+    ("stopped_in_its_first_chunk", &["the stopped one whole", "short"]),
     ("large_is_skipped", &["skipped", "whole", "dropped"]),
-    ("counters_of_one_slot", &["overrun", "refused", "both"]),
+    ("counters_of_one_slot", &["overrun", "refused", "all"]),
     ("readable_is_there", &["none", "some", "all"]),
     ("stream_from_now", &["none", "some", "all"]),
+    ("stream_of_large_events", &["whole", "short"]),
+    ("stream_gives_a_run_up", &["whole", "short", "given up"]),
     ("stream_captures_less", &["captured", "not captured"]),
 ];
 
@@ -807,7 +843,7 @@ impl Account<Laned> {
 /// chunks, and gets the short form.
 fn overtaken_in_chunks() {
     let ring = Arc::new(laned(2, 2));
-    let reading = reading(ring.reader_from_oldest(), 1);
+    let reading = reading(ring.reader_from_oldest(), 2);
     let published = publishing_large(&ring, 1, 2).join().unwrap();
     let forms = reading.join().unwrap().close_large(2, &published);
     assert_eq!(forms.len(), 2, "MODEL: an event with a short form was lost");
@@ -824,8 +860,8 @@ fn overtaken_in_one_slot() {
 }
 
 /// Two large events at once, of which the chunks have room for one, or for one and a half.
-fn two_publishers_meet(chunks: u64) {
-    let ring = Arc::new(laned(1, chunks));
+fn two_publishers_meet(capacity: u64, chunks: u64) {
+    let ring = Arc::new(laned(capacity, chunks));
     let reading = reading(ring.reader_from_oldest(), 1);
     let publishers = [publishing_large(&ring, 1, 1), publishing_large(&ring, 2, 1)];
     let published: Vec<_> = publishers.into_iter().flat_map(|p| p.join().unwrap()).collect();
@@ -833,34 +869,43 @@ fn two_publishers_meet(chunks: u64) {
 }
 
 fn two_publishers_two_chunks() {
-    two_publishers_meet(2);
+    two_publishers_meet(2, 2);
 }
 
 fn two_publishers_three_chunks() {
-    two_publishers_meet(3);
+    two_publishers_meet(1, 3);
 }
 
-/// A publisher is stopped in a chunk of its run: small events go on, and large ones in their short form. When it has gone on,
-/// they are whole again.
-fn stalled_in_a_run() {
+/// What becomes of two large events of which one's publisher is stopped while it writes its run.
+struct Stopped {
+    at: (Step, u64),
+    /// Whether the run of the other one, which comes meanwhile, is given up.
+    other_given_up: bool,
+    /// Whether its own is, when it goes on.
+    given_up: bool,
+    whole: bool,
+}
+
+/// A publisher is stopped while it writes its run, which takes all the chunks: small events and others' large ones go on.
+fn stopped_in_its_run(stopped: Stopped) {
     let ring = Arc::new(laned(4, 2));
-    let reading = reading(ring.reader_from_oldest(), 1);
+    let reading = reading(ring.reader_from_oldest(), 3);
     let other = Arc::clone(&ring);
     let publisher = thread::spawn(move || {
         let mut published = Vec::new();
-        let stalled = payload(1, 0);
-        let run = write_large(&other, stalled, |step, chunk| {
-            if (step, chunk) == (Step::Writing, 1) {
+        let mine = payload(1, 0);
+        let run = write_large(&other, mine, |step, chunk| {
+            if (step, chunk) == stopped.at {
                 let small = payload(2, 0);
                 published.push((publish_small(&other, small), small, false));
                 let large = payload(2, 1);
                 let (seq, given_up) = publish_large(&other, large).expect("MODEL: held up");
-                assert!(given_up, "MODEL: a run through a chunk in writing");
+                assert_eq!(given_up, stopped.other_given_up, "MODEL: the other's run");
                 published.push((seq, large, given_up));
             }
         });
-        assert!(run.is_some(), "MODEL: a run that nobody came across was given up");
-        published.push((publish_run(&other, stalled, run).expect("MODEL: held up"), stalled, false));
+        assert_eq!(run.is_none(), stopped.given_up, "MODEL: the stopped one's run");
+        published.push((publish_run(&other, mine, run).expect("MODEL: held up"), mine, run.is_none()));
         let after = payload(1, 1);
         let (seq, given_up) = publish_large(&other, after).expect("MODEL: held up");
         assert!(!given_up, "MODEL: large events do not go on");
@@ -870,7 +915,30 @@ fn stalled_in_a_run() {
     let published = publisher.join().unwrap();
     let forms = reading.join().unwrap().close_large(4, &published);
     assert_eq!(forms.len(), 4, "MODEL: an event with a short form was lost");
+    if forms[&3] & SHORT == 0 {
+        assert!(stopped.whole, "MODEL: whole without its chunks");
+        see("the stopped one whole");
+    }
     assert_eq!(forms[&4] & SHORT, 0, "MODEL: what nobody overwrites is not whole");
+}
+
+/// Before it has its first chunk: the other one takes it, and its own run is given up when it goes on.
+fn stopped_before_its_run() {
+    let at = (Step::Claimed, 1);
+    stopped_in_its_run(Stopped { at, other_given_up: false, given_up: true, whole: false });
+}
+
+/// In its first chunk: the other one comes upon that and gives its run up.
+fn stopped_in_its_first_chunk() {
+    let at = (Step::Writing, 1);
+    stopped_in_its_run(Stopped { at, other_given_up: true, given_up: false, whole: true });
+}
+
+/// In its second chunk: the other one overwrites the first, and gives its run up at the second. The stopped one knows nothing
+/// of that, but who reads its run does.
+fn stopped_in_its_second_chunk() {
+    let at = (Step::Writing, 2);
+    stopped_in_its_run(Stopped { at, other_given_up: true, given_up: false, whole: false });
 }
 
 /// The large event is not wanted: it is skipped by its slot alone, and not taken for the one that is.
@@ -919,40 +987,41 @@ fn large_is_skipped() {
 /// Counting takes no locked instruction: what orders it is that only one publisher at a time holds the slot.
 fn counters_of_one_slot() {
     let ring = Arc::new(laned(1, 2));
-    let publishers = [(1, 5), (2, 7)].map(|(publisher, len)| {
+    let publishers = [1, 2].map(|publisher| {
         let ring = Arc::clone(&ring);
         thread::spawn(move || {
-            let mut written = None;
-            let form = Form { tag: publisher, run: None, bytes: &[0; 8][..len], truncated: publisher == 2 };
-            let result = ring.publish_stepped(
-                |_| form,
-                |step, _| {
-                    if step == Step::Written {
-                        written = Some((usize::from(publisher), len as u64));
-                    }
-                },
-            );
-            match result {
-                Ok(_) if written.is_none() => see("overrun"),
-                Ok(_) => {}
-                Err(_) => see("refused"),
+            let mut written = Tally::default();
+            for len in [3 + publisher, 11 + publisher] {
+                let run = ring.write_run([&[0; 16][..if len > 8 { len } else { 0 }], &[], &[]]);
+                let bytes = &[0; 8][..len.min(8)];
+                let len = if run.is_some() { len } else { bytes.len() } as u64;
+                let form = Form { tag: publisher as u16, run, bytes, truncated: publisher == 2 };
+                let mut is_written = false;
+                let result = ring.publish_stepped(|_| form, |step, _| is_written |= step == Step::Written);
+                if is_written {
+                    written.events[publisher] += 1;
+                    written.bytes += len;
+                    written.largest = written.largest.max(len);
+                    written.truncated += u64::from(form.truncated);
+                } else {
+                    see(if result.is_ok() { "overrun" } else { "refused" });
+                }
             }
             written
         })
     });
-    let mut expected = Tally::default();
-    let written: Vec<_> = publishers.into_iter().filter_map(|p| p.join().unwrap()).collect();
-    for &(publisher, len) in &written {
-        expected.events[publisher] += 1;
-        expected.bytes += len;
-        expected.largest = expected.largest.max(len);
-        expected.truncated += u64::from(publisher == 2);
-    }
-    if written.len() == 2 {
-        see("both");
+    let [one, two] = publishers.map(|publisher| publisher.join().unwrap());
+    let mut expected = Tally { events: one.events, ..Tally::default() };
+    expected.events[2] = two.events[2];
+    expected.bytes = one.bytes + two.bytes;
+    expected.largest = one.largest.max(two.largest);
+    expected.truncated = two.truncated;
+    let written = expected.events[1] + expected.events[2];
+    if written == 4 {
+        see("all");
     }
     assert_eq!(ring.tally(), expected, "MODEL: what was counted is not what was published");
-    assert_eq!(ring.overruns() + ring.abandoned() + written.len() as u64, ring.newest(), "MODEL: uncounted");
+    assert_eq!(written + ring.overruns() + ring.abandoned(), ring.newest(), "MODEL: a seq is in no counter");
 }
 
 /// Everything up to `readable` is there for a reader that comes later, and it never falls back.
@@ -1014,15 +1083,10 @@ fn drain(reader: &mut stream::Reader) -> Vec<(u64, i64)> {
 /// A reader from now misses nothing that becomes readable after it was made, whenever it was claimed.
 fn stream_from_now() {
     let stream = Arc::new(event_stream(2));
-    let publisher = {
+    let publishers = [1, 2].map(|ts| {
         let stream = Arc::clone(&stream);
-        thread::spawn(move || {
-            for ts in 1..=2 {
-                let published = stream.publish(&event(Category::Page, ts));
-                assert_eq!(published, Ok(Publish::Published { seq: ts as u64, truncated: false }));
-            }
-        })
-    };
+        thread::spawn(move || stream.publish(&event(Category::Page, ts)).unwrap().seq().map(|seq| (seq, ts)))
+    });
     let readable = stream.readable();
     let mut from_now = stream.reader_from_now();
     let start = from_now.next_seq();
@@ -1033,10 +1097,82 @@ fn stream_from_now() {
         assert!(before.try_read().is_ok(), "MODEL: a reader from now leaves out what was not readable");
     }
     let mut got = drain(&mut from_now);
-    publisher.join().unwrap();
+    let mut published = publishers.map(|publisher| publisher.join().unwrap().expect("MODEL: not captured"));
+    published.sort();
     got.extend(drain(&mut from_now));
-    let expected: Vec<_> = (start..=2).map(|seq| (seq, seq as i64)).collect();
-    assert_eq!(got, expected, "MODEL: a reader from now misses an event");
+    assert_eq!(got, published[start as usize - 1..], "MODEL: a reader from now misses an event");
+}
+
+/// A stream whose chunks have room for one large event, and two such events.
+fn large_stream() -> (Arc<EventStream>, [Event<'static>; 2]) {
+    let config = stream::Config::new().events(2).inline_bytes(128).wait(Wait::Spin);
+    let stream = config.large_bytes(136).max_envelope_bytes(200).build().unwrap();
+    let data = format!(r#""{}""#, "x".repeat(65));
+    let events = [1, 2].map(|ts| event(Category::Page, ts).data_json(&data).unwrap().into_owned());
+    assert!(events.iter().all(|event| event.to_json().len() == 136), "17 chunks");
+    (Arc::new(stream), events)
+}
+
+/// What a reader gets until there is nothing: each event's time, and whether it is truncated.
+fn drain_large(reader: &mut stream::Reader, events: &[Event<'_>; 2]) -> Vec<(i64, bool)> {
+    let mut got = Vec::new();
+    while let Ok(read) = reader.try_read() {
+        let envelope = read.envelope().expect("MODEL: dropped in a stream with room");
+        let event = envelope.event().expect("MODEL: torn JSON");
+        assert_eq!(event.truncated, envelope.truncated(), "MODEL: flags differ");
+        if event.truncated {
+            see("short");
+        } else {
+            see("whole");
+            let json = events[event.ts as usize - 1].to_json();
+            assert_eq!(envelope.event_json(), json, "MODEL: torn event");
+        }
+        got.push((event.ts, event.truncated));
+    }
+    got
+}
+
+/// A reader of large events is overtaken in the chunks: whole, or truncated.
+fn stream_of_large_events() {
+    let (stream, events) = large_stream();
+    let publisher = {
+        let (stream, events) = (Arc::clone(&stream), events.clone());
+        thread::spawn(move || {
+            for (event, seq) in events.iter().zip(1..) {
+                assert_eq!(stream.publish(event), Ok(Publish::Published { seq, truncated: false }));
+            }
+        })
+    };
+    let mut reader = stream.reader_from_oldest();
+    let mut got = drain_large(&mut reader, &events);
+    publisher.join().unwrap();
+    got.extend(drain_large(&mut reader, &events));
+    assert!(matches!(got[..], [(1, _), (2, false)]), "MODEL: what nobody overwrites is not whole: {got:?}");
+}
+
+/// Two large events at once: a publisher that gives its run up says so, and so does its event.
+fn stream_gives_a_run_up() {
+    let (stream, events) = large_stream();
+    let publishers = events.clone().map(|event| {
+        let stream = Arc::clone(&stream);
+        thread::spawn(move || match stream.publish(&event).unwrap() {
+            Publish::Published { seq, truncated } => (seq, event.ts, truncated),
+            Publish::NotCaptured => panic!("MODEL: not captured"),
+        })
+    });
+    let mut published = publishers.map(|publisher| publisher.join().unwrap());
+    published.sort();
+    let got = drain_large(&mut stream.reader_from_oldest(), &events);
+    assert_eq!(got.len(), 2, "MODEL: an event was lost");
+    for ((_, ts, given_up), got) in published.into_iter().zip(got) {
+        assert_eq!(got.0, ts, "MODEL: another event");
+        if given_up {
+            see("given up");
+            assert!(got.1, "MODEL: whole without its chunks");
+        }
+    }
+    let given_up = published.iter().filter(|(_, _, given_up)| *given_up).count();
+    assert_eq!(stream.stats().truncated(), given_up as u64, "MODEL: uncounted");
 }
 
 /// A category ceases to be captured while events of it are published: each one is in the stream, or its publisher is told
@@ -1083,7 +1219,7 @@ fn run_here(model: &Model) {
     static STATES: AtomicUsize = AtomicUsize::new(0);
     let run = model.run;
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(model.preemptions);
+    builder.preemption_bound = Some(std::env::var("BOUND").map_or(model.preemptions, |b| b.parse().unwrap()));
     builder.max_branches = 100_000;
     builder.check(move || {
         STATES.fetch_add(1, Relaxed);
