@@ -168,16 +168,17 @@ const MODELS: &[Model] = &[
         run: counters_of_one_slot,
         kills: &["claim:A", "commit:R"],
     },
+    Model { name: "counters_of_two_slots", preemptions: 6, run: counters_of_two_slots, kills: &[] },
     Model { name: "readable_is_there", preemptions: 2, run: readable_is_there, kills: &[] },
     Model { name: "stream_from_now", preemptions: 3, run: stream_from_now, kills: &["commit:R", "read:A"] },
     Model {
         name: "stream_of_large_events",
-        preemptions: 2,
+        preemptions: 3,
         run: stream_of_large_events,
         kills: &["commit:R", "read:A"],
     },
     Model { name: "stream_gives_a_run_up", preemptions: 4, run: stream_gives_a_run_up, kills: &[] },
-    Model { name: "stream_captures_less", preemptions: 6, run: stream_captures_less, kills: &[] },
+    Model { name: "stream_captures_less", preemptions: 8, run: stream_captures_less, kills: &[] },
 ];
 
 /// What a model must come across in some of its states, or it shows less than it says.
@@ -189,6 +190,7 @@ const MUST_SEE: &[(&str, &[&str])] = &[
     ("stopped_in_its_first_chunk", &["the stopped one whole", "short"]),
     ("large_is_skipped", &["skipped", "whole", "dropped"]),
     ("counters_of_one_slot", &["overrun", "refused", "all"]),
+    ("counters_of_two_slots", &["all"]),
     ("readable_is_there", &["none", "some", "all"]),
     ("stream_from_now", &["none", "some", "all"]),
     ("stream_of_large_events", &["whole", "short"]),
@@ -984,9 +986,10 @@ fn large_is_skipped() {
     assert_eq!(1 + dropped + reader.skipped(), 2, "MODEL: unaccounted");
 }
 
-/// Counting takes no locked instruction: what orders it is that only one publisher at a time holds the slot.
-fn counters_of_one_slot() {
-    let ring = Arc::new(laned(1, 2));
+/// Counting takes no locked instruction: what orders it is that only one publisher at a time holds the slot, whose counters
+/// it writes and no others.
+fn counters(capacity: u64) {
+    let ring = Arc::new(laned(capacity, 2));
     let publishers = [1, 2].map(|publisher| {
         let ring = Arc::clone(&ring);
         thread::spawn(move || {
@@ -1022,6 +1025,14 @@ fn counters_of_one_slot() {
     }
     assert_eq!(ring.tally(), expected, "MODEL: what was counted is not what was published");
     assert_eq!(written + ring.overruns() + ring.abandoned(), ring.newest(), "MODEL: a seq is in no counter");
+}
+
+fn counters_of_one_slot() {
+    counters(1);
+}
+
+fn counters_of_two_slots() {
+    counters(2);
 }
 
 /// Everything up to `readable` is there for a reader that comes later, and it never falls back.
