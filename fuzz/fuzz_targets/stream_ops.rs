@@ -83,6 +83,7 @@ enum Op {
 
 fn spec(u: &mut Unstructured<'_>, setup: &Setup) -> Result<Spec> {
     let Setup { inline, chunks, max_envelope, .. } = *setup;
+    let room = setup.room();
     // The lengths at which another form begins, and any other.
     let edges = [
         inline,
@@ -95,7 +96,8 @@ fn spec(u: &mut Unstructured<'_>, setup: &Setup) -> Result<Spec> {
     ];
     let len = match u.int_in_range(0..=3)? {
         0 => 0,
-        1 => u.int_in_range(0..=22_000)?,
+        1 => u.int_in_range(0..=room + 2000)?,
+        2 => u.int_in_range(room / 2..=room)?,
         _ => (edges[u.choose_index(edges.len())?] + u.int_in_range(0..=6)?).saturating_sub(3),
     };
     Ok(Spec {
@@ -192,7 +194,7 @@ fn category(class: usize) -> Category<'static> {
 
 fn event(spec: &Spec) -> Event<'static> {
     let mut source =
-        Source::new(if spec.category % 2 == 0 { SourceKind::Cdp } else { SourceKind::from("é") });
+        Source::new(if spec.category.is_multiple_of(2) { SourceKind::Cdp } else { SourceKind::from("é") });
     if spec.metadata.len() == 2 {
         source = source.event("made up");
     }

@@ -1230,7 +1230,7 @@ fn run_here(model: &Model) {
     static STATES: AtomicUsize = AtomicUsize::new(0);
     let run = model.run;
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(std::env::var("BOUND").map_or(model.preemptions, |b| b.parse().unwrap()));
+    builder.preemption_bound = Some(model.preemptions);
     builder.max_branches = 100_000;
     builder.check(move || {
         STATES.fetch_add(1, Relaxed);
@@ -1325,6 +1325,10 @@ fn main() -> ExitCode {
     }
     for (model, label) in mutants.iter().filter(|(_, mutant)| !LABELS.contains(&mutant.unwrap_or(""))) {
         println!("FAIL {} names an ordering that there is not: {label:?}", model.name);
+        failures += 1;
+    }
+    for (name, _) in MUST_SEE.iter().filter(|(name, _)| !MODELS.iter().any(|model| model.name == *name)) {
+        println!("FAIL there is no model {name} to see anything");
         failures += 1;
     }
     for label in LABELS.iter().filter(|label| !DESIGN.contains(&format!("\n| `{label}` |"))) {
