@@ -3,7 +3,7 @@
 use super::word::{control, equal, splat};
 use super::{Category, Fields};
 use std::borrow::Cow;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::ops::Range;
 
@@ -28,10 +28,21 @@ use std::ops::Range;
 ///
 /// Where and why it is no event.
 pub fn validate(json: &[u8]) -> Result<Valid<'_>, InvalidEvent> {
+    validate_reusing(&mut Vec::new(), json)
+}
+
+/// [`validate`], with memory for deep nesting that is reused.
+#[inline]
+pub(crate) fn validate_reusing<'a>(
+    nesting: &mut Vec<u64>,
+    json: &'a [u8],
+) -> Result<Valid<'a>, InvalidEvent> {
     match std::str::from_utf8(json) {
         Ok(text) => {
             let error = InvalidEvent { at: 0, reason: InvalidReason::Expected("an event") };
-            let scan = Scan { text, json, newline: Cell::new(false), error: Cell::new(error) };
+            nesting.clear();
+            let outer = RefCell::new(nesting);
+            let scan = Scan { text, json, newline: Cell::new(false), error: Cell::new(error), outer };
             scan.document().ok_or_else(|| scan.error.get())
         }
         Err(error) => Err(InvalidEvent { at: error.valid_up_to(), reason: InvalidReason::Utf8 }),
@@ -206,7 +217,7 @@ impl<'a> Text<'a> {
 }
 
 /// The document. Its functions take where something begins, and return where it ends.
-struct Scan<'a> {
+struct Scan<'a, 'm> {
     text: &'a str,
     /// The same in bytes.
     json: &'a [u8],
@@ -214,6 +225,8 @@ struct Scan<'a> {
     newline: Cell<bool>,
     /// Why the last function that returned `None` did so.
     error: Cell<InvalidEvent>,
+    /// For [`Brackets`].
+    outer: RefCell<&'m mut Vec<u64>>,
 }
 
 /// Which escapes of surrogates a string may have.
@@ -225,7 +238,7 @@ enum Surrogates {
     Any,
 }
 
-impl<'a> Scan<'a> {
+impl<'a> Scan<'a, '_> {
     #[cold]
     #[inline(never)]
     fn fail<T>(&self, at: usize, reason: InvalidReason) -> Option<T> {
@@ -530,7 +543,7 @@ impl<'a> Scan<'a> {
 
     /// Any value.
     fn value(&self, mut at: usize) -> Option<usize> {
-        let mut open = Brackets::default();
+        let mut open = Brackets { inner: 1, outer: &self.outer };
         loop {
             // A value begins here.
             at = match self.json.get(at) {
@@ -602,24 +615,18 @@ impl<'a> Scan<'a> {
 }
 
 /// The brackets that are open, a bit each: 1 for an object.
-struct Brackets {
+struct Brackets<'s, 'm> {
     /// The innermost ones, the last one lowest, above them a 1 that is no bracket.
     inner: u64,
     /// What is further out, as it was when `inner` was full.
-    outer: Vec<u64>,
+    outer: &'s RefCell<&'m mut Vec<u64>>,
 }
 
-impl Default for Brackets {
-    fn default() -> Self {
-        Self { inner: 1, outer: Vec::new() }
-    }
-}
-
-impl Brackets {
+impl Brackets<'_, '_> {
     #[inline(always)]
     fn push(&mut self, object: bool) {
         if self.inner >> 63 == 1 {
-            self.outer.push(self.inner);
+            self.outer.borrow_mut().push(self.inner);
             self.inner = 1;
         }
         self.inner = self.inner << 1 | u64::from(object);
@@ -634,7 +641,7 @@ impl Brackets {
     fn pop(&mut self) {
         self.inner >>= 1;
         if self.inner == 1
-            && let Some(outer) = self.outer.pop()
+            && let Some(outer) = self.outer.borrow_mut().pop()
         {
             self.inner = outer;
         }

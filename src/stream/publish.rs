@@ -10,8 +10,8 @@ use super::error::{BatchError, PublishError};
 use super::handle::{Core, Handle, Limits};
 use super::truncated;
 use super::{TRUNCATED, tag};
-use crate::event::validate::Ts;
-use crate::event::{Event, Fields, Valid, validate, write};
+use crate::event::validate::{Ts, validate_reusing};
+use crate::event::{Event, Fields, Valid, write};
 use crate::ring::lanes::{Form, Laned, Run};
 use crate::ring::{self, RingOf};
 use crate::truncate;
@@ -259,6 +259,8 @@ struct Scratch {
     json: Vec<u8>,
     forms: TruncatedForms,
     batch: Vec<Item>,
+    /// For JSON that is nested deep.
+    nesting: Vec<u64>,
 }
 
 #[derive(Default)]
@@ -426,7 +428,7 @@ fn publish_batch(
             scratch.batch.push(item);
         }
     }
-    let Scratch { json, forms, batch } = scratch;
+    let Scratch { json, forms, batch, .. } = scratch;
     let truncated = Cell::new(0);
     let seqs = to.send_batch(batch.len(), |at, seq| {
         let item = &batch[at];
@@ -522,7 +524,8 @@ fn publish_json(
     json: &[u8],
     to: &mut impl Publisher,
 ) -> Result<Publish, PublishError> {
-    let valid = validate(json).map_err(|error| core.refused(PublishError::Invalid(error)))?;
+    let valid = validate_reusing(&mut scratch.nesting, json)
+        .map_err(|error| core.refused(PublishError::Invalid(error)))?;
     if !core.captured().has(valid.category_index()) {
         return Ok(Publish::NotCaptured);
     }
@@ -545,13 +548,14 @@ fn publish_other_json(
     valid: &Valid<'_>,
     to: &mut impl Publisher,
 ) -> Result<Publish, PublishError> {
-    let Scratch { json: ready, forms, .. } = scratch;
+    let Scratch { json: ready, forms, nesting, .. } = scratch;
     ready.clear();
     forms.short.clear();
     let checked;
     let (json, valid) = if valid.has_newline() || !matches!(valid.ts(), Ts::Set(_)) {
         complete(json, valid, ready);
-        checked = validate(ready).map_err(|error| core.refused(PublishError::Invalid(error)))?;
+        checked =
+            validate_reusing(nesting, ready).map_err(|error| core.refused(PublishError::Invalid(error)))?;
         (&ready[..], &checked)
     } else {
         (json, valid)
