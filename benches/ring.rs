@@ -14,53 +14,26 @@
 //! A peer with one publisher is compared with [`Exclusive`], the same with one publisher; what [`Ring`], for many
 //! publishers, costs there is in the table.
 
+mod harness;
+
 use std::fmt::Debug;
 use std::hint::{black_box, spin_loop};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::{Acquire, Release};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytemuck::bytes_of;
-use criterion::Criterion;
-use crossbeam_utils::CachePadded;
 use disruptor::{BusySpin, EventPoller, Producer, SingleProducerBarrier};
+use harness::{Body, CAPACITY, Group, bursts, goal, publishing, racing, streaming};
 use lapwing::ring::{Config, Look, Read, Reader, Ring, TryReadError, TypedRing, Wait};
 use thingbuf::ThingBuf;
 use tokio::sync::broadcast;
-
-const CAPACITY: usize = 1024;
 
 /// 256 bytes.
 type Payload = [u64; 32];
 const PAYLOAD: Payload = [0x0123_4567_89ab_cdef; 32];
 
-/// Handles so many events and says how long they took.
-type Body = Box<dyn FnMut(u64) -> Duration>;
-
-struct Group {
-    name: &'static str,
-    /// Events of a contestant in a round.
-    events: u64,
-    contestants: Vec<(&'static str, Body)>,
-    goals: Vec<Goal>,
-}
-
-/// `ours` takes at most `limit` times as long as the fastest of `against`.
-struct Goal {
-    name: &'static str,
-    ours: &'static str,
-    against: &'static [&'static str],
-    limit: f64,
-}
-
-fn goal(name: &'static str, ours: &'static str, against: &'static [&'static str], limit: f64) -> Goal {
-    Goal { name, ours, against, limit }
-}
-
 fn main() {
-    let mut groups = [
+    let groups = vec![
         publish(),
         publish_and_read::<1>(
             "publish and read u64 in turn",
@@ -77,193 +50,7 @@ fn main() {
         two_publishers_of_u64(),
         nobody_waits(),
     ];
-    let mut criterion = Criterion::default()
-        .warm_up_time(Duration::from_millis(100))
-        .measurement_time(Duration::from_millis(300))
-        .sample_size(20)
-        .without_plots()
-        .configure_from_args();
-    for group in &mut groups {
-        let mut bench = criterion.benchmark_group(group.name);
-        for (name, body) in &mut group.contestants {
-            bench.bench_function(*name, |bencher| bencher.iter_custom(&mut *body));
-        }
-        bench.finish();
-    }
-    criterion.final_summary();
-
-    // As criterion has it: without `--bench`, or with `--test`, this is a test run.
-    let has = |wanted| std::env::args().any(|arg| arg == wanted);
-    if has("--bench") && !has("--test") && !has("--list") {
-        compare(&mut groups);
-    }
-}
-
-// ---- The harness.
-
-/// Rounds of a group.
-const ROUNDS: usize = 151;
-
-fn compare(groups: &mut [Group]) {
-    let mut verdicts = Vec::new();
-    for group in groups {
-        let times = rounds(group);
-        println!("\n{:<44}{:>9}{:>9}", group.name, "ns/event", "ratio");
-        for ((name, _), times_of_one) in group.contestants.iter().zip(&times) {
-            println!("  {name:<42}{:>9.2}{:>9.2}", median(times_of_one), ratio(times_of_one, &times[1]));
-        }
-        let of = |name: &str| {
-            let at = group.contestants.iter().position(|(contestant, _)| *contestant == name);
-            &times[at.expect("a goal names contestants of its group")]
-        };
-        for Goal { name, ours, against, limit } in &group.goals {
-            let against = against.iter().map(|name| of(name)).min_by(|a, b| median(a).total_cmp(&median(b)));
-            let ratio = ratio(of(ours), against.expect("a goal is held against somebody"));
-            let verdict = if ratio <= *limit { "met" } else { "missed" };
-            verdicts.push(format!("goal {name}: {ratio:.2}, at most {limit:.2}: {verdict}"));
-        }
-    }
-    println!();
-    verdicts.iter().for_each(|verdict| println!("{verdict}"));
-}
-
-/// Nanoseconds per event, of each contestant in each round. Every other round goes backwards.
-fn rounds(group: &mut Group) -> Vec<Vec<f64>> {
-    let mut times = vec![Vec::with_capacity(ROUNDS); group.contestants.len()];
-    for round in 0..ROUNDS {
-        for turn in 0..times.len() {
-            let at = if round % 2 == 0 { turn } else { times.len() - 1 - turn };
-            let body = &mut group.contestants[at].1;
-            body(2 * CAPACITY as u64); // off the clock: the others' turns have pushed this ring out of the cache
-            let time = body(group.events);
-            times[at].push(time.as_nanos() as f64 / group.events as f64);
-        }
-    }
-    times
-}
-
-fn ratio(ours: &[f64], against: &[f64]) -> f64 {
-    let ratios: Vec<f64> = ours.iter().zip(against).map(|(ours, against)| ours / against).collect();
-    median(&ratios)
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut values = values.to_vec();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-/// Calls `publish` for every event, with a reader attached.
-fn publishing<R>((mut publish, reader): (impl FnMut() -> R + 'static, impl Sized + 'static)) -> Body {
-    Box::new(move |events| {
-        let _attached = &reader;
-        let start = Instant::now();
-        for _ in 0..events {
-            publish();
-        }
-        start.elapsed()
-    })
-}
-
-/// Calls `publish` and then `read` for `BURST` events, until all are done.
-fn bursts<const BURST: usize>(mut publish: impl FnMut() + 'static, mut read: impl FnMut() + 'static) -> Body {
-    Box::new(move |events| {
-        let bursts = events.div_ceil(BURST as u64);
-        let start = Instant::now();
-        for _ in 0..bursts {
-            publish();
-            read();
-        }
-        start.elapsed().mul_f64(events as f64 / (bursts * BURST as u64) as f64)
-    })
-}
-
-/// One publisher and one reader, each on its own thread, until the reader has read every event. `read` says how
-/// many it has read.
-///
-/// A publisher that never waits could leave the reader behind. So where it is `paced`, it looks every 64 events
-/// how far the reader is, and stays within three quarters of the ring. A loss would end the bench.
-fn streaming<P>(
-    publish: impl FnMut() -> P + 'static,
-    read: impl FnMut() -> u64 + Send + 'static,
-    paced: bool,
-) -> Body {
-    const STEP: u64 = 64;
-    const AHEAD: u64 = CAPACITY as u64 * 3 / 4;
-    const NOT_STARTED: u64 = u64::MAX;
-    // What one thread owns must not share a cache line with what the other does.
-    let (mut publish, mut read) = (CachePadded::new(publish), CachePadded::new(read));
-    Box::new(move |events| {
-        let progress = CachePadded::new(AtomicU64::new(NOT_STARTED));
-        thread::scope(|scope| {
-            let reader = scope.spawn(|| {
-                progress.store(0, Release);
-                let (mut done, mut told) = (0, 0);
-                while done < events {
-                    done += (*read)();
-                    if paced && done - told >= STEP {
-                        progress.store(done, Release);
-                        told = done;
-                    }
-                }
-                Instant::now()
-            });
-            while progress.load(Acquire) == NOT_STARTED {
-                spin_loop();
-            }
-            let start = Instant::now();
-            for done in 0..events {
-                if paced && done.is_multiple_of(STEP) {
-                    while done.saturating_sub(progress.load(Acquire)) > AHEAD {
-                        spin_loop();
-                    }
-                }
-                (*publish)();
-            }
-            reader.join().unwrap() - start
-        })
-    })
-}
-
-/// Two threads that publish at the same time, in bursts that together fit the ring. `drain` empties it between
-/// them, off the clock: a third thread would have no core of its own. Each call of `left` and `right` publishes
-/// `step` events.
-fn racing<L, R, D>(
-    step: u64,
-    left: impl FnMut() -> L + 'static,
-    right: impl FnMut() -> R + Send + 'static,
-    mut drain: impl FnMut() -> D + 'static,
-) -> Body {
-    const BURST: u64 = 480;
-    const NOT_STARTED: u64 = u64::MAX;
-    assert!(2 * BURST <= CAPACITY as u64 && BURST.is_multiple_of(step));
-    let (mut left, mut right) = (CachePadded::new(left), CachePadded::new(right));
-    Box::new(move |events| {
-        let bursts = events.div_ceil(2 * BURST);
-        let started = CachePadded::new(AtomicU64::new(0));
-        let ended = CachePadded::new(AtomicU64::new(NOT_STARTED));
-        let mut time = Duration::ZERO;
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                ended.store(0, Release);
-                for burst in 1..=bursts {
-                    while started.load(Acquire) != burst {}
-                    (0..BURST / step).for_each(|_| _ = (*right)());
-                    ended.store(burst, Release);
-                }
-            });
-            while ended.load(Acquire) == NOT_STARTED {}
-            for burst in 1..=bursts {
-                drain();
-                let start = Instant::now();
-                started.store(burst, Release);
-                (0..BURST / step).for_each(|_| _ = (*left)());
-                while ended.load(Acquire) != burst {}
-                time += start.elapsed();
-            }
-        });
-        time.mul_f64(events as f64 / (bursts * 2 * BURST) as f64)
-    })
+    harness::run(groups, Vec::new);
 }
 
 // ---- The contestants: what publishes one event, and a reader for it.
@@ -361,6 +148,7 @@ fn publish() -> Group {
     Group {
         name: "publish 256 B",
         events: 20_000,
+        bytes: None,
         contestants: vec![
             ("base", publishing((|| slice(), ()))),
             ("bare copy", publishing((copy, ()))),
@@ -433,6 +221,7 @@ fn publish_and_read<const BURST: usize>(name: &'static str, goals: [&'static str
     Group {
         name,
         events: 64_000,
+        bytes: None,
         contestants: vec![
             ("base", base),
             ("exclusive", exclusive::<BURST>(Wait::Park)),
@@ -460,6 +249,7 @@ fn attached() -> Group {
     Group {
         name: "publish 256 B, readers attached",
         events: 20_000,
+        bytes: None,
         contestants: vec![
             ("base", publishing((|| slice(), ()))),
             ("none", with_readers(0)),
@@ -509,6 +299,7 @@ fn read() -> Group {
     Group {
         name: "read 256 B",
         events: 20 * CAPACITY as u64,
+        bytes: None,
         contestants: vec![
             ("base", base),
             ("copy", copy),
@@ -524,6 +315,7 @@ fn nobody_waits() -> Group {
     Group {
         name: "publish, nobody waits",
         events: 20_000,
+        bytes: None,
         contestants: vec![
             ("base", publishing((|| slice(), ()))),
             ("exclusive 256 B, spinning", publishing(exclusive!(Wait::Spin))),
@@ -611,6 +403,7 @@ fn stream() -> Group {
     Group {
         name: "stream 256 B",
         events: 20_000,
+        bytes: None,
         contestants: vec![
             ("base", streaming(slice, || take(slice()), true)),
             ("exclusive, spinning", ours(exclusive!(Wait::Spin))),
@@ -711,6 +504,7 @@ fn two_publishers_of_bytes() -> Group {
     Group {
         name: "two publishers, 256 B",
         events: 20_000,
+        bytes: None,
         contestants,
         goals: vec![goal("two publishers 256 B / best peer", "batches of 16", PEERS, 0.7)],
     }
@@ -738,6 +532,7 @@ fn two_publishers_of_u64() -> Group {
     Group {
         name: "two publishers, u64",
         events: 20_000,
+        bytes: None,
         contestants,
         goals: vec![goal("two publishers u64 / best peer", "batches of 16", PEERS, 0.7)],
     }

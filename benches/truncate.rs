@@ -11,9 +11,12 @@
 //! The real events come from `examples/telemetry.ndjson`, or from the recording that `LAPWING_TELEMETRY`
 //! names: of those that `serde_json::Value` accepts, the one next in size.
 
+mod harness;
+
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use harness::{Limit, median, ratio, verdict};
 use lapwing::truncate::{shape, tail};
 use serde_json::Value;
 
@@ -88,8 +91,8 @@ fn main() {
             ],
         );
         assert!(out.len() <= half, "{name}: {} bytes in a budget of {half}", out.len());
-        let ns = |i: usize| median(times.iter().map(|round| round[i]));
-        let ratio = |over: usize, under: usize| median(times.iter().map(|round| round[over] / round[under]));
+        let ns = |i: usize| median(&times[i]);
+        let ratio = |over: usize, under: usize| ratio(&times[over], &times[under]);
         let speed = [most as f64 / ns(0), json.len() as f64 / ns(1), json.len() as f64 / ns(2)];
         println!(
             "{name:<34} {:>9.2} {:>9.0} {:>7.2} {:>7.0} | {:>9.2} {:>9.0} {:>7.2} {:>7.0} | {:>7.1}",
@@ -104,29 +107,23 @@ fn main() {
             ratio(4, 1),
             speed[2],
         );
+        let mut goal = |what: &str, figure: f64, limit: Limit| {
+            goals.push(verdict(&format!("{name}: {what}"), figure, limit, 1));
+        };
         if let Some(wanted) = wanted {
-            goals.push((format!("{name}: tail cut, GB/s"), speed[0], true, wanted.tail));
-            goals.push((format!("{name}: shape, GB/s"), speed[1], true, wanted.shape));
-            goals.push((
-                format!("{name}: tail cut, times as fast as the naive way"),
-                ratio(3, 0),
-                true,
-                wanted.naive,
-            ));
+            goal("tail cut, GB/s", speed[0], Limit::AtLeast(wanted.tail));
+            goal("shape, GB/s", speed[1], Limit::AtLeast(wanted.shape));
+            goal("tail cut, times as fast as the naive way", ratio(3, 0), Limit::AtLeast(wanted.naive));
         } else if name.starts_with("base64") {
-            goals.push((format!("{name}: tail cut, ns"), ns(0), false, 40.0));
-            goals.push((format!("{name}: shape, ns"), ns(1), false, 150.0));
+            goal("tail cut, ns", ns(0), Limit::AtMost(40.0));
+            goal("shape, ns", ns(1), Limit::AtMost(150.0));
         }
     }
     println!();
-    for (name, figure, at_least, limit) in goals {
-        let met = if at_least { figure >= limit } else { figure <= limit };
-        let bound = if at_least { "at least" } else { "at most" };
-        println!("goal {name}: {figure:.1}, {bound} {limit}: {}", if met { "met" } else { "missed" });
-    }
+    goals.iter().for_each(|goal| println!("{goal}"));
 }
 
-/// Nanoseconds per call, for each contestant in each round.
+/// Nanoseconds per call, of each contestant in each round.
 fn measure(once: bool, contestants: &mut [&mut dyn FnMut()]) -> Vec<Vec<f64>> {
     let time = |contestant: &mut dyn FnMut(), calls: u32| {
         let start = Instant::now();
@@ -134,7 +131,7 @@ fn measure(once: bool, contestants: &mut [&mut dyn FnMut()]) -> Vec<Vec<f64>> {
         start.elapsed().as_nanos() as f64 / f64::from(calls)
     };
     if once {
-        return vec![contestants.iter_mut().map(|contestant| time(*contestant, 1)).collect()];
+        return contestants.iter_mut().map(|contestant| vec![time(*contestant, 1)]).collect();
     }
     let calls: Vec<u32> = contestants
         .iter_mut()
@@ -143,17 +140,13 @@ fn measure(once: bool, contestants: &mut [&mut dyn FnMut()]) -> Vec<Vec<f64>> {
             (Duration::from_millis(2).as_nanos() as f64 / time(*contestant, 3)).clamp(1.0, 1e6) as u32
         })
         .collect();
-    (0..40)
-        .map(|_| {
-            contestants.iter_mut().zip(&calls).map(|(contestant, &calls)| time(*contestant, calls)).collect()
-        })
-        .collect()
-}
-
-fn median(figures: impl Iterator<Item = f64>) -> f64 {
-    let mut figures: Vec<f64> = figures.collect();
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
+    let mut times = vec![Vec::new(); contestants.len()];
+    for _ in 0..40 {
+        for (at, contestant) in contestants.iter_mut().enumerate() {
+            times[at].push(time(*contestant, calls[at]));
+        }
+    }
+    times
 }
 
 /// Parse, trim, write.
