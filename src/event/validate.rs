@@ -3,15 +3,15 @@
 use super::word::{control, equal, splat};
 use super::{Category, Fields};
 use std::borrow::Cow;
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::fmt;
 use std::ops::Range;
 
 /// Checks that `json` is one [`Event`](super::Event) as JSON, without making one.
 ///
 /// What is accepted here is what `serde_json::from_str` reads as an `Event`, no less and no more: keys in any order,
-/// keys that the schema does not know, white space, nesting of any depth in `data`. Only where a key or the
-/// category is spelled with escapes, or where brackets are nested more than 63 deep, memory is allocated.
+/// keys that the schema does not know, white space, nesting of any depth in `data`. Memory is taken only where a key
+/// or the category is spelled with escapes, and by a thread that meets brackets nested more than 63 deep for the first time.
 ///
 /// ```
 /// use lapwing::event::{Category, InvalidReason, validate};
@@ -28,21 +28,10 @@ use std::ops::Range;
 ///
 /// Where and why it is no event.
 pub fn validate(json: &[u8]) -> Result<Valid<'_>, InvalidEvent> {
-    validate_reusing(&mut Vec::new(), json)
-}
-
-/// [`validate`], with memory for deep nesting that is reused.
-#[inline]
-pub(crate) fn validate_reusing<'a>(
-    nesting: &mut Vec<u64>,
-    json: &'a [u8],
-) -> Result<Valid<'a>, InvalidEvent> {
     match std::str::from_utf8(json) {
         Ok(text) => {
             let error = InvalidEvent { at: 0, reason: InvalidReason::Expected("an event") };
-            nesting.clear();
-            let outer = RefCell::new(nesting);
-            let scan = Scan { text, json, newline: Cell::new(false), error: Cell::new(error), outer };
+            let scan = Scan { text, json, newline: Cell::new(false), error: Cell::new(error) };
             scan.document().ok_or_else(|| scan.error.get())
         }
         Err(error) => Err(InvalidEvent { at: error.valid_up_to(), reason: InvalidReason::Utf8 }),
@@ -217,7 +206,7 @@ impl<'a> Text<'a> {
 }
 
 /// The document. Its functions take where something begins, and return where it ends.
-struct Scan<'a, 'm> {
+struct Scan<'a> {
     text: &'a str,
     /// The same in bytes.
     json: &'a [u8],
@@ -225,8 +214,6 @@ struct Scan<'a, 'm> {
     newline: Cell<bool>,
     /// Why the last function that returned `None` did so.
     error: Cell<InvalidEvent>,
-    /// For [`Brackets`].
-    outer: RefCell<&'m mut Vec<u64>>,
 }
 
 /// Which escapes of surrogates a string may have.
@@ -238,7 +225,7 @@ enum Surrogates {
     Any,
 }
 
-impl<'a> Scan<'a, '_> {
+impl<'a> Scan<'a> {
     #[cold]
     #[inline(never)]
     fn fail<T>(&self, at: usize, reason: InvalidReason) -> Option<T> {
@@ -543,7 +530,7 @@ impl<'a> Scan<'a, '_> {
 
     /// Any value.
     fn value(&self, mut at: usize) -> Option<usize> {
-        let mut open = Brackets { inner: 1, outer: &self.outer };
+        let mut open = Brackets { inner: 1, outer: Vec::new() };
         loop {
             // A value begins here.
             at = match self.json.get(at) {
@@ -615,21 +602,35 @@ impl<'a> Scan<'a, '_> {
 }
 
 /// The brackets that are open, a bit each: 1 for an object.
-struct Brackets<'s, 'm> {
+struct Brackets {
     /// The innermost ones, the last one lowest, above them a 1 that is no bracket.
     inner: u64,
-    /// What is further out, as it was when `inner` was full.
-    outer: &'s RefCell<&'m mut Vec<u64>>,
+    /// What is further out, as it was when `inner` was full. Its memory is the thread's, for one document after the other.
+    outer: Vec<u64>,
 }
 
-impl Brackets<'_, '_> {
+thread_local! {
+    static OUTER: Cell<Vec<u64>> = const { Cell::new(Vec::new()) };
+}
+
+impl Brackets {
     #[inline(always)]
     fn push(&mut self, object: bool) {
         if self.inner >> 63 == 1 {
-            self.outer.borrow_mut().push(self.inner);
-            self.inner = 1;
+            self.push_outer();
         }
         self.inner = self.inner << 1 | u64::from(object);
+    }
+
+    #[cold]
+    fn push_outer(&mut self) {
+        if self.outer.capacity() == 0 {
+            // A thread that is at its end has none any more.
+            self.outer = OUTER.try_with(Cell::take).unwrap_or_default();
+            self.outer.clear();
+        }
+        self.outer.push(self.inner);
+        self.inner = 1;
     }
 
     #[inline(always)]
@@ -641,9 +642,19 @@ impl Brackets<'_, '_> {
     fn pop(&mut self) {
         self.inner >>= 1;
         if self.inner == 1
-            && let Some(outer) = self.outer.borrow_mut().pop()
+            && let Some(outer) = self.outer.pop()
         {
             self.inner = outer;
+        }
+    }
+}
+
+impl Drop for Brackets {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if self.outer.capacity() != 0 {
+            let outer = std::mem::take(&mut self.outer);
+            let _ = OUTER.try_with(|place| place.set(outer));
         }
     }
 }

@@ -22,7 +22,7 @@ pub(crate) fn store(words: &[AtomicU64], bytes: &[u8], ahead: usize) {
     if done != bytes.len()
         && let Some(words) = words.get(done / WORD..)
     {
-        store_rest(words, &bytes[done..]);
+        store_rest(words, bytes, done);
     }
 }
 
@@ -40,8 +40,8 @@ pub(crate) fn load(words: &[AtomicU64], bytes: &mut [u8], ahead: usize) {
 
 /// Out of line, so that what it keeps in registers costs nothing where whole blocks are all there is.
 #[inline(never)]
-fn store_rest(words: &[AtomicU64], bytes: &[u8]) {
-    store_words(words, bytes);
+fn store_rest(words: &[AtomicU64], bytes: &[u8], done: usize) {
+    store_words_from(words, bytes, done);
 }
 
 #[inline(never)]
@@ -52,7 +52,13 @@ fn load_rest(words: &[AtomicU64], bytes: &mut [u8]) {
 /// [`store`], word by word: the definition, and the fastest for a small length that is known at compile time.
 #[inline(always)]
 pub(crate) fn store_words(words: &[AtomicU64], bytes: &[u8]) {
-    let (whole, rest) = bytes.as_chunks::<WORD>();
+    store_words_from(words, bytes, 0);
+}
+
+/// The same for the bytes from `done` on, which begin a word.
+#[inline(always)]
+fn store_words_from(words: &[AtomicU64], bytes: &[u8], done: usize) {
+    let (whole, rest) = bytes[done..].as_chunks::<WORD>();
     let mut words = words.iter();
     for (chunk, word) in whole.iter().zip(&mut words) {
         word.store(u64::from_ne_bytes(*chunk), Relaxed);
@@ -60,9 +66,16 @@ pub(crate) fn store_words(words: &[AtomicU64], bytes: &[u8]) {
     if !rest.is_empty()
         && let Some(word) = words.next()
     {
-        let mut last = [0; WORD];
-        last[..rest.len()].copy_from_slice(rest);
-        word.store(u64::from_ne_bytes(last), Relaxed);
+        let last = match bytes.last_chunk() {
+            // Those before the rest are shifted out: a copy of so many bytes would be a call.
+            Some(last) => (u64::from_le_bytes(*last) >> (8 * (WORD - rest.len()))).to_le(),
+            None => {
+                let mut last = [0; WORD];
+                last[..rest.len()].copy_from_slice(rest);
+                u64::from_ne_bytes(last)
+            }
+        };
+        word.store(last, Relaxed);
     }
 }
 

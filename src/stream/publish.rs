@@ -10,8 +10,9 @@ use super::error::{BatchError, PublishError};
 use super::handle::{Core, Handle, Limits};
 use super::truncated;
 use super::{TRUNCATED, tag};
-use crate::event::validate::{Ts, validate_reusing};
-use crate::event::{Event, Fields, Valid, write};
+use crate::event::validate::Ts;
+use crate::event::write::{self, Written};
+use crate::event::{Event, Fields, Valid, validate};
 use crate::ring::lanes::{Form, Laned, Run};
 use crate::ring::{self, RingOf};
 use crate::truncate;
@@ -124,7 +125,9 @@ impl EventStream {
     /// As for [`publish`](Self::publish), and when `json` is no event of the schema.
     #[inline]
     pub fn publish_json(&self, json: &[u8]) -> Result<Publish, PublishError> {
-        with_scratch(|scratch| publish_json(&self.handle.core, scratch, json, &mut &self.ring))
+        publish_json(&self.handle.core, json, &mut &self.ring, |valid, to| {
+            with_scratch(|scratch| publish_other_json(&self.handle.core, scratch, json, valid, to))
+        })
     }
 
     /// Publishes the events of a batch that are captured, with one claim for all of them (or for each ring full). They keep their order.
@@ -207,7 +210,9 @@ impl Exclusive {
     /// As for [`publish`](Self::publish), and when `json` is no event of the schema.
     #[inline]
     pub fn publish_json(&mut self, json: &[u8]) -> Result<Publish, PublishError> {
-        publish_json(&self.handle.core, &mut self.scratch, json, &mut self.ring)
+        publish_json(&self.handle.core, json, &mut self.ring, |valid, to| {
+            publish_other_json(&self.handle.core, &mut self.scratch, json, valid, to)
+        })
     }
 
     /// Publishes the events of a batch that are captured: all of them, or none.
@@ -259,8 +264,6 @@ struct Scratch {
     json: Vec<u8>,
     forms: TruncatedForms,
     batch: Vec<Item>,
-    /// For JSON that is nested deep.
-    nesting: Vec<u64>,
 }
 
 #[derive(Default)]
@@ -302,6 +305,11 @@ struct Item {
 }
 
 impl Item {
+    /// An event that fits its slot, and its envelope with any seq.
+    fn small(tag: u16, json: Range<usize>) -> Self {
+        Self { tag, run: None, json, short: 0..0, until: u64::MAX, truncated: false }
+    }
+
     /// What goes into the slot of `seq`.
     #[inline(always)]
     fn form<'a>(&self, seq: u64, json: &'a [u8], short: &'a [u8]) -> Form<'a> {
@@ -385,16 +393,42 @@ fn publish(
     event: &Event<'_>,
     to: &mut impl Publisher,
 ) -> Result<Publish, PublishError> {
-    if !core.captured().has(event.category.index()) {
+    let category = event.category.index();
+    if !core.captured().has(category) {
         return Ok(Publish::NotCaptured);
     }
     scratch.json.clear();
+    let ts = ts(event);
+    let written = write::write(event, ts, core.limits.inline_bytes, &mut scratch.json);
+    let tag = tag(category, event.truncated);
+    if core.limits.is_small(&written, scratch.json.len()) {
+        return send_small(core, tag, &scratch.json, to);
+    }
+    publish_large(core, scratch, &Serialized { event, ts, tag, start: 0, written: &written }, to)
+}
+
+#[cold]
+#[inline(never)]
+fn publish_large(
+    core: &Core,
+    scratch: &mut Scratch,
+    serialized: &Serialized<'_>,
+    to: &mut impl Publisher,
+) -> Result<Publish, PublishError> {
     scratch.forms.short.clear();
-    let item = prepare(core, scratch, event, to.ring()).map_err(|error| core.refused(error))?;
+    let item = serialized.prepare(core, scratch, to.ring()).map_err(|error| core.refused(error))?;
     send(core, &item, &scratch.json, &scratch.forms.short, to)
 }
 
+/// Publishes an event that fits its slot, and its envelope with any seq.
 #[inline(always)]
+fn send_small(core: &Core, tag: u16, json: &[u8], to: &mut impl Publisher) -> Result<Publish, PublishError> {
+    match to.send(|_| Form { tag, run: None, bytes: json, truncated: false }) {
+        Ok(seq) => Ok(Publish::Published { seq, truncated: false }),
+        Err(error) => Err(core.refused(error.into())),
+    }
+}
+
 fn send(
     core: &Core,
     item: &Item,
@@ -419,16 +453,26 @@ fn publish_batch(
     scratch.batch.clear();
     let captured = core.captured();
     for (index, event) in events.iter().enumerate() {
-        if captured.has(event.category.index()) {
-            let item = prepare(core, scratch, event, to.ring()).map_err(|error| BatchError {
+        let category = event.category.index();
+        if !captured.has(category) {
+            continue;
+        }
+        let (ts, start) = (ts(event), scratch.json.len());
+        let written = write::write(event, ts, core.limits.inline_bytes, &mut scratch.json);
+        let tag = tag(category, event.truncated);
+        let item = if core.limits.is_small(&written, scratch.json.len() - start) {
+            Item::small(tag, start..scratch.json.len())
+        } else {
+            let serialized = Serialized { event, ts, tag, start, written: &written };
+            serialized.prepare(core, scratch, to.ring()).map_err(|error| BatchError {
                 published: 0,
                 index,
                 error: core.refused(error),
-            })?;
-            scratch.batch.push(item);
-        }
+            })?
+        };
+        scratch.batch.push(item);
     }
-    let Scratch { json, forms, batch, .. } = scratch;
+    let Scratch { json, forms, batch } = scratch;
     let truncated = Cell::new(0);
     let seqs = to.send_batch(batch.len(), |at, seq| {
         let item = &batch[at];
@@ -450,37 +494,38 @@ fn publish_batch(
     }
 }
 
-/// Writes an event behind those that are in the scratch already.
-#[inline(always)]
-fn prepare(
-    core: &Core,
-    scratch: &mut Scratch,
-    event: &Event<'_>,
-    ring: &ring::Handle<Laned>,
-) -> Result<Item, PublishError> {
-    let ts = if event.ts == 0 { now() } else { event.ts };
-    let limits = &core.limits;
-    let start = scratch.json.len();
-    let written = write::write(event, ts, limits.inline_bytes, &mut scratch.json);
-    let end = scratch.json.len();
-    let tag = tag(event.category.index(), event.truncated);
-    if written.hole.is_none() && end - start <= limits.always_inline {
-        return Ok(Item { tag, run: None, json: start..end, short: 0..0, until: u64::MAX, truncated: false });
+/// An event that was written to the end of the scratch, and is not small.
+struct Serialized<'a> {
+    event: &'a Event<'a>,
+    ts: i64,
+    tag: u16,
+    /// Where it begins.
+    start: usize,
+    written: &'a Written,
+}
+
+impl Serialized<'_> {
+    #[cold]
+    #[inline(never)]
+    fn prepare(
+        &self,
+        core: &Core,
+        scratch: &mut Scratch,
+        ring: &ring::Handle<Laned>,
+    ) -> Result<Item, PublishError> {
+        let Scratch { json, forms, .. } = scratch;
+        let fields = self.written.fields(self.event, self.ts, json);
+        let parts = match (self.written.hole, fields.data) {
+            (Some(hole), Some(data)) => [&json[self.start..hole], data, &json[hole..]],
+            _ => [&json[self.start..], &[], &[]],
+        };
+        let mut item = prepare_large(&core.limits, self.tag, parts, &fields, forms, ring)?;
+        item.json = self.start..json.len();
+        Ok(item)
     }
-    let Scratch { json, forms, .. } = scratch;
-    let fields = written.fields(event, ts, json);
-    let parts = match (written.hole, fields.data) {
-        (Some(hole), Some(data)) => [&json[start..hole], data, &json[hole..]],
-        _ => [&json[start..], &[], &[]],
-    };
-    let mut item = prepare_large(limits, tag, parts, &fields, forms, ring)?;
-    item.json = start..end;
-    Ok(item)
 }
 
 /// An event of three parts that does not simply fit its slot.
-#[cold]
-#[inline(never)]
 fn prepare_large(
     limits: &Limits,
     tag: u16,
@@ -517,25 +562,27 @@ fn prepare_large(
     Ok(item)
 }
 
+/// `other` publishes JSON that is large, or not yet as it has to be.
 #[inline(always)]
-fn publish_json(
+fn publish_json<P: Publisher>(
     core: &Core,
-    scratch: &mut Scratch,
     json: &[u8],
-    to: &mut impl Publisher,
+    to: &mut P,
+    other: impl FnOnce(&Valid<'_>, &mut P) -> Result<Publish, PublishError>,
 ) -> Result<Publish, PublishError> {
-    let valid = validate_reusing(&mut scratch.nesting, json)
-        .map_err(|error| core.refused(PublishError::Invalid(error)))?;
+    // Looked at where it lies: what is known of it is large.
+    let checked = validate(json);
+    let valid = match &checked {
+        Ok(valid) => valid,
+        Err(error) => return Err(core.refused(PublishError::Invalid(*error))),
+    };
     if !core.captured().has(valid.category_index()) {
         return Ok(Publish::NotCaptured);
     }
     if json.len() <= core.limits.always_inline && !valid.has_newline() && matches!(valid.ts(), Ts::Set(_)) {
-        let tag = tag(valid.category_index(), valid.truncated());
-        let item =
-            Item { tag, run: None, json: 0..json.len(), short: 0..0, until: u64::MAX, truncated: false };
-        return send(core, &item, json, &[], to);
+        return send_small(core, tag(valid.category_index(), valid.truncated()), json, to);
     }
-    publish_other_json(core, scratch, json, &valid, to)
+    other(valid, to)
 }
 
 /// JSON that is large, or not yet as it has to be.
@@ -548,21 +595,20 @@ fn publish_other_json(
     valid: &Valid<'_>,
     to: &mut impl Publisher,
 ) -> Result<Publish, PublishError> {
-    let Scratch { json: ready, forms, nesting, .. } = scratch;
+    let Scratch { json: ready, forms, .. } = scratch;
     ready.clear();
     forms.short.clear();
     let checked;
     let (json, valid) = if valid.has_newline() || !matches!(valid.ts(), Ts::Set(_)) {
         complete(json, valid, ready);
-        checked =
-            validate_reusing(nesting, ready).map_err(|error| core.refused(PublishError::Invalid(error)))?;
+        checked = validate(ready).map_err(|error| core.refused(PublishError::Invalid(error)))?;
         (&ready[..], &checked)
     } else {
         (json, valid)
     };
     let tag = tag(valid.category_index(), valid.truncated());
     let mut item = if json.len() <= core.limits.always_inline {
-        Item { tag, run: None, json: 0..0, short: 0..0, until: u64::MAX, truncated: false }
+        Item::small(tag, 0..0)
     } else {
         prepare_large(&core.limits, tag, [json, &[], &[]], &valid.fields(), forms, to.ring())
             .map_err(|error| core.refused(error))?
@@ -591,6 +637,12 @@ fn complete(json: &[u8], valid: &Valid<'_>, out: &mut Vec<u8>) {
     append(after);
 }
 
+/// That of the event, or the clock's.
+#[inline(always)]
+fn ts(event: &Event<'_>) -> i64 {
+    if event.ts == 0 { now() } else { event.ts }
+}
+
 /// Microseconds since the Unix epoch; at least 1, since 0 stands for none.
 fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -601,6 +653,12 @@ impl Limits {
     pub(super) fn new(inline_bytes: usize, max_envelope_bytes: usize) -> Self {
         let always = max_envelope_bytes - ENVELOPE_BYTES - MAX_SEQ_DIGITS;
         Self { inline_bytes, max_envelope_bytes, always, always_inline: inline_bytes.min(always) }
+    }
+
+    /// Whether what was written, `len` bytes, is an event that fits its slot, and its envelope with any seq.
+    #[inline(always)]
+    fn is_small(&self, written: &Written, len: usize) -> bool {
+        written.hole.is_none() && len <= self.always_inline
     }
 
     /// The last seq with which the envelope of an event of `len` bytes is not too large; 0 if there is none.
