@@ -173,7 +173,7 @@ impl Reader {
     /// # Errors
     ///
     /// [`TryReadError::Empty`] when there is no event yet, [`TryReadError::Closed`] when there will be none.
-    #[inline]
+    #[inline(always)]
     pub fn try_read(&mut self) -> Result<ReadResult<RawEnvelope<'_>>, TryReadError> {
         Ok(self.state.note(self.ring.try_read()?))
     }
