@@ -166,7 +166,9 @@ fn publish() -> Group {
 /// Events of which each line is checked.
 fn lines(name: &'static str, line: &[u8], goals: Vec<Goal>) -> Group {
     let (line, len) = (line.to_vec(), line.len());
+    // Both with slots of its length.
     let ring = Ring::new(CAPACITY as u64, len).unwrap();
+    let stream = || Config::new().events(CAPACITY as u64).inline_bytes(len).build().unwrap();
     let checked = line.clone();
     Group {
         name,

@@ -80,21 +80,30 @@ impl<'a> Valid<'a> {
     }
 
     /// [`Category::index`].
+    #[inline(always)]
     pub(crate) fn category_index(&self) -> u8 {
         self.category_index
     }
 
+    #[inline(always)]
     pub(crate) fn truncated(&self) -> bool {
         self.truncated
     }
 
     /// Whether there is a line break among the white space.
-    pub(crate) fn has_newline(&self) -> bool {
+    #[cfg(test)]
+    fn has_newline(&self) -> bool {
         self.newline
     }
 
-    pub(crate) fn ts(&self) -> Ts {
-        self.ts.clone()
+    /// Whether it is ready as it is: on one line, and with a `ts`.
+    #[inline(always)]
+    pub(crate) fn is_complete(&self) -> bool {
+        !self.newline && matches!(self.ts, Ts::Set(_))
+    }
+
+    pub(crate) fn ts(&self) -> &Ts {
+        &self.ts
     }
 }
 
@@ -706,13 +715,13 @@ mod tests {
         let valid = validate(missing.as_bytes()).expect("it is an event");
         let Ts::Missing { insert_at } = valid.ts() else { panic!("{valid:?}") };
         let mut json = missing.clone();
-        json.insert_str(insert_at, "\"ts\":7,");
+        json.insert_str(*insert_at, "\"ts\":7,");
         assert_eq!(json.trim_start(), expected);
         assert_eq!((valid.fields().ts, valid.fields().data, valid.truncated()), (0, None, false));
         assert_eq!(valid.category_index(), 12);
 
         let zero = format!("{{\"ts\":0,{rest}");
-        let Ts::Zero { range } = validate(zero.as_bytes()).expect("it is an event").ts() else {
+        let Ts::Zero { range } = validate(zero.as_bytes()).expect("it is an event").ts().clone() else {
             panic!("{zero}")
         };
         let mut json = zero.clone();
@@ -721,7 +730,7 @@ mod tests {
 
         for ts in [1, -1, 12_345_678, 1_795_346_234_966_162, i64::MIN, i64::MAX] {
             let json = format!("{{\"ts\":{ts},{rest}");
-            assert_eq!(validate(json.as_bytes()).expect("it is an event").ts(), Ts::Set(ts));
+            assert_eq!(validate(json.as_bytes()).expect("it is an event").ts(), &Ts::Set(ts));
         }
     }
 

@@ -440,13 +440,13 @@ impl RingOf<Laned> {
     /// # Errors
     ///
     /// When the ring is closed, or when every slot that may be tried is held by a stalled publisher.
-    #[inline]
+    #[inline(always)]
     pub fn publish<'b>(&self, form: impl Fn(u64) -> Form<'b>) -> Result<u64, PublishError> {
         self.publish_stepped(form, |_, _| ())
     }
 
     /// The same, with a call at every [`Step`].
-    #[inline]
+    #[inline(always)]
     pub fn publish_stepped<'b>(
         &self,
         form: impl Fn(u64) -> Form<'b>,
@@ -489,7 +489,7 @@ impl Exclusive<Laned> {
     /// # Errors
     ///
     /// When the ring is closed.
-    #[inline]
+    #[inline(always)]
     pub fn publish<'b>(&mut self, form: impl Fn(u64) -> Form<'b>) -> Result<u64, PublishError> {
         self.write(1, |lane, _, claimed| {
             let form = form(claimed.seq);

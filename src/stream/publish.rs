@@ -579,7 +579,7 @@ fn publish_json<P: Publisher>(
     if !core.captured().has(valid.category_index()) {
         return Ok(Publish::NotCaptured);
     }
-    if json.len() <= core.limits.always_inline && !valid.has_newline() && matches!(valid.ts(), Ts::Set(_)) {
+    if json.len() <= core.limits.always_inline && valid.is_complete() {
         return send_small(core, tag(valid.category_index(), valid.truncated()), json, to);
     }
     other(valid, to)
@@ -599,7 +599,7 @@ fn publish_other_json(
     ready.clear();
     forms.short.clear();
     let checked;
-    let (json, valid) = if valid.has_newline() || !matches!(valid.ts(), Ts::Set(_)) {
+    let (json, valid) = if !valid.is_complete() {
         complete(json, valid, ready);
         checked = validate(ready).map_err(|error| core.refused(PublishError::Invalid(error)))?;
         (&ready[..], &checked)
@@ -622,7 +622,7 @@ fn complete(json: &[u8], valid: &Valid<'_>, out: &mut Vec<u8>) {
     let (before, after) = match valid.ts() {
         Ts::Set(_) => (json, &[][..]),
         Ts::Zero { range } => (&json[..range.start], &json[range.end..]),
-        Ts::Missing { insert_at } => json.split_at(insert_at),
+        Ts::Missing { insert_at } => json.split_at(*insert_at),
     };
     let mut append = |bytes: &[u8]| {
         out.extend(bytes.iter().filter(|byte| !matches!(byte, b'\n' | b'\r')));
