@@ -170,6 +170,15 @@ fn lines(name: &'static str, line: &[u8], goals: Vec<Goal>) -> Group {
     let ring = Ring::new(CAPACITY as u64, len).unwrap();
     let stream = || Config::new().events(CAPACITY as u64).inline_bytes(len).build().unwrap();
     let checked = line.clone();
+    let ring_after_check = Ring::new(CAPACITY as u64, len).unwrap();
+    let both = {
+        let (line, reader) = (line.clone(), ring_after_check.reader_from_now());
+        let both = move || {
+            assert!(validate(black_box(&line)).is_ok());
+            ring_after_check.publish(black_box(&line)).unwrap()
+        };
+        (both, reader)
+    };
     Group {
         name,
         events: 20_000,
@@ -178,6 +187,7 @@ fn lines(name: &'static str, line: &[u8], goals: Vec<Goal>) -> Group {
             ("base", publishing((|| black_box(()), ()))),
             ("Ring::publish alone", publishing(to!(ring, publish, line.clone()))),
             ("validate alone", publishing((move || black_box(validate(black_box(&checked)).is_ok()), ()))),
+            ("validate, then Ring::publish", publishing(both)),
             ("shared", publishing(to!(stream(), publish_json, line.clone()))),
             ("exclusive", publishing(to!(stream().into_exclusive(), publish_json, line))),
         ],
