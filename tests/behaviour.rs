@@ -1,6 +1,7 @@
-//! What the reference package does, line by line: each test quotes the line that it holds this crate to. Left out are the lines on
-//! storage writers (the sixth defect with them) and on server-sent events, which this crate does not have yet. That no publish
-//! takes memory to wake its readers, half of the eighth defect, is counted in `ring_alloc.rs`.
+//! What the reference package does, line by line: each test quotes the line that it holds this crate to. Left
+//! out are the lines on storage writers (the sixth defect with them) and on server-sent events, which this
+//! crate does not have yet. That no publish takes memory to wake its readers, half of the eighth defect, is
+//! counted in `ring_alloc.rs`.
 #![cfg(feature = "std")]
 
 #[allow(dead_code)] // each of its users uses a part
@@ -62,8 +63,8 @@ fn through(event: &Event<'_>) -> Vec<u8> {
 
 // ---- Schema.
 
-/// Envelope: `seq`, `event`. Event: `ts`, `type`, `category`, `source`, `data`, `truncated`. Source: `kind`, `event`, `metadata`.
-/// In this order.
+/// Envelope: `seq`, `event`. Event: `ts`, `type`, `category`, `source`, `data`, `truncated`. Source: `kind`,
+/// `event`, `metadata`. In this order.
 #[test]
 fn the_fields_and_their_order() {
     let source =
@@ -107,8 +108,8 @@ fn the_kinds_of_source() {
     }
 }
 
-/// Categories: `console` `network` `page` `interaction` `api` `system`, in that order. Later versions add `control` `connection`
-/// `screenshot` `captcha` `monitor` `platform`.
+/// Categories: `console` `network` `page` `interaction` `api` `system`, in that order. Later versions add
+/// `control` `connection` `screenshot` `captcha` `monitor` `platform`.
 #[test]
 fn the_categories_and_their_order() {
     let all = ["console", "network", "page", "interaction", "api", "system"];
@@ -359,8 +360,8 @@ fn publish_never_blocks() {
     publish_ticks(&stream, 151..=200);
 }
 
-/// An event whose envelope is larger than 1,000,000 bytes is truncated at publish, flagged, and is still valid JSON of at most that
-/// size. This crate keeps as much as fits.
+/// An event whose envelope is larger than 1,000,000 bytes is truncated at publish, flagged, and is still valid
+/// JSON of at most that size. This crate keeps as much as fits.
 #[test]
 fn an_envelope_has_at_most_1_000_000_bytes() {
     let stream = EventStream::new().unwrap();
@@ -450,8 +451,8 @@ fn the_limit_holds_for_the_real_seq() {
     }
 }
 
-/// `new_reader(after)` is positioned after `after`: 0 starts from the oldest buffered event; 3 gives 4 next. Resuming at the
-/// latest waits; resuming before the oldest gives a drop first.
+/// `new_reader(after)` is positioned after `after`: 0 starts from the oldest buffered event; 3 gives 4 next.
+/// Resuming at the latest waits; resuming before the oldest gives a drop first.
 #[test]
 fn a_reader_resumes_after_a_seq() {
     let stream = small(8);
@@ -487,8 +488,9 @@ fn a_reader_resumes_after_a_seq() {
     assert_eq!(seqs(&mut resume(4))[0], envelope(5));
 }
 
-/// A read gives exactly one of: an envelope, or a drop. A drop says how many sequence numbers were lost, and which; the next read gives
-/// the oldest survivor. Capacity 2, three publishes, a reader at 0: Dropped 1 (1..=1), then 2, then 3.
+/// A read gives exactly one of: an envelope, or a drop. A drop says how many sequence numbers were lost, and
+/// which; the next read gives the oldest survivor. Capacity 2, three publishes, a reader at 0: Dropped 1
+/// (1..=1), then 2, then 3.
 #[test]
 fn a_drop_then_the_oldest_survivor() {
     type Read = fn(&mut Reader) -> ReadResult<u64>;
@@ -569,8 +571,9 @@ fn read_blocks_until_there_is_one_or_it_is_cancelled() {
     });
 }
 
-/// 8 publishers × 50 concurrent publishes arrive at every reader in `seq` order, all 400 of them. With that, the first defect:
-/// `seq` is assigned outside the lock that stores the event, so that a slot can hold the wrong one.
+/// 8 publishers × 50 concurrent publishes arrive at every reader in `seq` order, all 400 of them. With that,
+/// the first defect: `seq` is assigned outside the lock that stores the event, so that a slot can hold the
+/// wrong one.
 #[test]
 fn eight_times_fifty_arrive_everywhere_in_order() {
     let stream = small(400);
@@ -604,8 +607,9 @@ fn eight_times_fifty_arrive_everywhere_in_order() {
     }
 }
 
-/// `seq()` is the last published sequence number. There are two such numbers: the last claimed and the last one up to which everything
-/// is readable; a sink that starts "from now" must not skip an event that was claimed before and becomes readable after.
+/// `seq()` is the last published sequence number. There are two such numbers: the last claimed and the last one
+/// up to which everything is readable; a sink that starts "from now" must not skip an event that was claimed
+/// before and becomes readable after.
 #[test]
 fn from_now_begins_after_what_is_readable() {
     let stream = small(4);
@@ -633,10 +637,11 @@ fn from_now_begins_after_what_is_readable() {
     });
 }
 
-// ---- Defects of the reference that must not be repeated. The first is with the 8 × 50; the sixth is of storage writers.
+// ---- Defects of the reference that must not be repeated. The first is with the 8 × 50; the sixth is of
+// storage writers.
 
-/// 2. Each event is serialized twice or more. Here every reader, in every form, has the bytes of the one time: spelled as
-///    no second serialization would spell them.
+/// 2. Each event is serialized twice or more. Here every reader, in every form, has the bytes of the one time:
+///   spelled as no second serialization would spell them.
 #[test]
 fn defect_2_an_event_is_serialized_once() {
     let stream = small(4);
@@ -667,8 +672,8 @@ fn defect_3_it_is_measured_with_its_seq() {
     assert_eq!(take(&mut reader).json().len(), LIMIT);
 }
 
-/// 4. Blocking and non-blocking reads disagree about a position beyond the newest event. An id from an earlier process waits
-///    silently: a reader must be told that its position lies in the future.
+/// 4. Blocking and non-blocking reads disagree about a position beyond the newest event. An id from an earlier
+///   process waits silently: a reader must be told that its position lies in the future.
 #[test]
 fn defect_4_a_position_in_the_future_is_an_error() {
     let stream = small(4);
@@ -731,8 +736,8 @@ fn defect_7_the_event_is_left_as_it_is() {
     }
 }
 
-/// 8. Every publish wakes every waiting reader through one closed channel. Here one that waits is woken once, and one that does not wait
-///    is left alone.
+/// 8. Every publish wakes every waiting reader through one closed channel. Here one that waits is woken once,
+///   and one that does not wait is left alone.
 #[test]
 fn defect_8_a_publish_wakes_who_waits_and_once() {
     let stream = small(4);

@@ -1,4 +1,5 @@
-//! Writing an event into a buffer that is large enough takes no memory, and checking one does not: counted by an allocator.
+//! Writing an event into a buffer that is large enough takes no memory, and checking one does not: counted by
+//! an allocator.
 #![cfg(feature = "std")]
 
 mod alloc;

@@ -150,8 +150,8 @@ fn blocking_batches_give_what_there_is_and_no_more() {
     }
 }
 
-/// A filter that goes through what nobody wants must not keep its reader from looking around. Here there is a wanted event behind
-/// a long stretch of others: a reader that got it has not looked.
+/// A filter that goes through what nobody wants must not keep its reader from looking around. Here there is a
+/// wanted event behind a long stretch of others: a reader that got it has not looked.
 #[test]
 fn a_filter_looks_around_while_it_skips() {
     const UNWANTED: usize = 10_000;

@@ -1,5 +1,5 @@
-//! The event stream as its users see it, on one thread where that suffices. What the reference does is in `behaviour.rs`, what many threads
-//! do to it in `stream_stress.rs`.
+//! The event stream as its users see it, on one thread where that suffices. What the reference does is in
+//! `behaviour.rs`, what many threads do to it in `stream_stress.rs`.
 #![cfg(feature = "std")]
 
 #[allow(dead_code)] // each of its users uses a part
@@ -1173,7 +1173,8 @@ impl<F: Fn() + Send + Sync> Wake for Foreign<F> {
     }
 }
 
-/// A waker is called in the middle of a publish, on its thread: what it publishes is no part of that one, nor that one of it.
+/// A waker is called in the middle of a publish, on its thread: what it publishes is no part of that one, nor
+/// that one of it.
 #[test]
 fn a_waker_may_publish() {
     type Act = fn(&EventStream, &[Event<'_>]);

@@ -1,4 +1,5 @@
-//! No publish and no read of a stream takes memory after warm-up: counted by an allocator, on the thread that must not.
+//! No publish and no read of a stream takes memory after warm-up: counted by an allocator, on the thread that
+//! must not.
 #![cfg(feature = "std")]
 
 mod alloc;

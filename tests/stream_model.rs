@@ -1,5 +1,5 @@
-//! Sequences of operations on one thread, against a plain model of the event stream. What the memory for large events still holds is not in
-//! the model: such an event may come whole, or in its truncated form.
+//! Sequences of operations on one thread, against a plain model of the event stream. What the memory for large
+//! events still holds is not in the model: such an event may come whole, or in its truncated form.
 #![cfg(feature = "std")]
 
 #[allow(dead_code)] // each of its users uses a part
@@ -135,7 +135,8 @@ struct Position {
     categories: CategorySet,
     delivered: u64,
     dropped: u64,
-    /// How many events came too late for their chunks, at least. Of one that was cut when it was published, two forms can be there.
+    /// How many events came too late for their chunks, at least. Of one that was cut when it was published, two
+    /// forms can be there.
     shortened: u64,
     /// How many were cut when they were published.
     cut: u64,

@@ -1,6 +1,6 @@
-//! The event stream under many threads. Every event says who published it and as which of its events, and all of its JSON follows from
-//! that: no tear can hide. Every reader gives an account, exact to the event, and its events are compared with the numbers that
-//! their publishers were given.
+//! The event stream under many threads. Every event says who published it and as which of its events, and all
+//! of its JSON follows from that: no tear can hide. Every reader gives an account, exact to the event, and its
+//! events are compared with the numbers that their publishers were given.
 #![cfg(feature = "std")]
 
 #[allow(dead_code)] // each of its users uses a part
@@ -120,7 +120,8 @@ impl Account {
         self.dropped.iter().map(|(from, to)| to - from + 1).sum()
     }
 
-    /// The end of a stream whose events, by their seq, had the times `by_seq`; 0 where that is not known, or where there is none.
+    /// The end of a stream whose events, by their seq, had the times `by_seq`; 0 where that is not known, or
+    /// where there is none.
     fn close(&self, name: &str, by_seq: &[u64], wanted: CategorySet) {
         let newest = by_seq.len() as u64 - 1;
         println!(
@@ -278,8 +279,8 @@ fn parsed(json: &[u8]) -> Event<'_> {
     serde_json::from_slice(json).unwrap()
 }
 
-/// Publishes all the events of one publisher: as `Event` and as JSON in turns, and in batches if there are to be any; flat out, and at
-/// the pace of a reader, in longer turns.
+/// Publishes all the events of one publisher: as `Event` and as JSON in turns, and in batches if there are to
+/// be any; flat out, and at the pace of a reader, in longer turns.
 fn publish_all(
     stream: &EventStream,
     publisher: usize,

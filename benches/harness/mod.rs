@@ -1,9 +1,9 @@
 //! What the benches have in common: contestants in turns, in one run, and goals that are held against their times.
 //!
-//! First comes criterion's figure for each contestant alone, in nanoseconds per event. Then the contestants of each
-//! group run in turns, many short rounds of all of them, so that what disturbs the machine disturbs all alike. A ratio
-//! is the median of the rounds' own ratios. The contestant `base` does the same without what is measured: it is the
-//! harness's own cost, which no figure has been freed of.
+//! First comes criterion's figure for each contestant alone, in nanoseconds per event. Then the contestants of
+//! each group run in turns, many short rounds of all of them, so that what disturbs the machine disturbs all
+//! alike. A ratio is the median of the rounds' own ratios. The contestant `base` does the same without what is
+//! measured: it is the harness's own cost, which no figure has been freed of.
 #![allow(dead_code)] // Not every bench needs everything.
 
 use std::hint::spin_loop;
@@ -50,8 +50,8 @@ pub fn goal(name: &'static str, ours: &'static str, against: &'static [&'static 
     Goal { name, ours, against: Against::FastestOf(against), limit }
 }
 
-/// Measures each contestant alone, and then those of each group in turns. The last lines are one for each goal: those of the groups, and
-/// those that `more` returns. As a test, runs each contestant once.
+/// Measures each contestant alone, and then those of each group in turns. The last lines are one for each goal:
+/// those of the groups, and those that `more` returns. As a test, runs each contestant once.
 pub fn run(mut groups: Vec<Group>, more: impl FnOnce() -> Vec<String>) {
     let mut criterion = Criterion::default()
         .warm_up_time(Duration::from_millis(100))

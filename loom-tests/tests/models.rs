@@ -799,7 +799,8 @@ fn publish_small(ring: &RingOf<Laned>, payload: u64) -> u64 {
     ring.publish(|_| form).expect("MODEL: publish failed")
 }
 
-/// Publishes `n` large events on a thread of its own: each with its seq, its payload, and whether its run was given up.
+/// Publishes `n` large events on a thread of its own: each with its seq, its payload, and whether its run was
+/// given up.
 fn publishing_large(
     ring: &Arc<RingOf<Laned>>,
     publisher: u64,
@@ -841,8 +842,8 @@ impl Account<Laned> {
     }
 }
 
-/// There is room for the chunks of one event, and for the slots of both: the reader of the first event is overtaken in its
-/// chunks, and gets the short form.
+/// There is room for the chunks of one event, and for the slots of both: the reader of the first event is
+/// overtaken in its chunks, and gets the short form.
 fn overtaken_in_chunks() {
     let ring = Arc::new(laned(2, 2));
     let reading = reading(ring.reader_from_oldest(), 2);
@@ -888,7 +889,8 @@ struct Stopped {
     whole: bool,
 }
 
-/// A publisher is stopped while it writes its run, which takes all the chunks: small events and others' large ones go on.
+/// A publisher is stopped while it writes its run, which takes all the chunks: small events and others' large
+/// ones go on.
 fn stopped_in_its_run(stopped: Stopped) {
     let ring = Arc::new(laned(4, 2));
     let reading = reading(ring.reader_from_oldest(), 3);
@@ -936,8 +938,8 @@ fn stopped_in_its_first_chunk() {
     stopped_in_its_run(Stopped { at, other_given_up: true, given_up: false, whole: true });
 }
 
-/// In its second chunk: the other one overwrites the first, and gives its run up at the second. The stopped one knows nothing
-/// of that, but who reads its run does.
+/// In its second chunk: the other one overwrites the first, and gives its run up at the second. The stopped one
+/// knows nothing of that, but who reads its run does.
 fn stopped_in_its_second_chunk() {
     let at = (Step::Writing, 2);
     stopped_in_its_run(Stopped { at, other_given_up: true, given_up: false, whole: false });
@@ -986,8 +988,8 @@ fn large_is_skipped() {
     assert_eq!(1 + dropped + reader.skipped(), 2, "MODEL: unaccounted");
 }
 
-/// Counting takes no locked instruction: what orders it is that only one publisher at a time holds the slot, whose counters
-/// it writes and no others.
+/// Counting takes no locked instruction: what orders it is that only one publisher at a time holds the slot,
+/// whose counters it writes and no others.
 fn counters(capacity: u64) {
     let ring = Arc::new(laned(capacity, 2));
     let publishers = [1, 2].map(|publisher| {
@@ -1186,8 +1188,8 @@ fn stream_gives_a_run_up() {
     assert_eq!(stream.stats().truncated(), given_up as u64, "MODEL: uncounted");
 }
 
-/// A category ceases to be captured while events of it are published: each one is in the stream, or its publisher is told
-/// that it is not, and none that comes after.
+/// A category ceases to be captured while events of it are published: each one is in the stream, or its
+/// publisher is told that it is not, and none that comes after.
 fn stream_captures_less() {
     let stream = Arc::new(event_stream(4));
     let publisher = {

@@ -25,11 +25,11 @@
 //! | [`Event`] | `ts` (missing reads as 0), `type`, `category`, `source`, `data` (omitted when absent), `truncated` (omitted when false) |
 //! | [`Source`] | `kind`, `event` and `metadata` (omitted when absent, and `null` reads as absent) |
 //!
-//! They are read in any order. A field that is there twice is an error; fields that the schema does not have are
-//! ignored. `data` is any JSON and is carried as it is spelled, even where it holds an unpaired surrogate escape, which
-//! is an error in a string of the schema. Only line breaks between its tokens are left out when it is written,
-//! so that an event is always one line. Names that are not among the known ones of [`Category`] and [`SourceKind`] are
-//! carried as they are.
+//! They are read in any order. A field that is there twice is an error; fields that the schema does not have
+//! are ignored. `data` is any JSON and is carried as it is spelled, even where it holds an unpaired surrogate
+//! escape, which is an error in a string of the schema. Only line breaks between its tokens are left out when
+//! it is written, so that an event is always one line. Names that are not among the known ones of [`Category`]
+//! and [`SourceKind`] are carried as they are.
 
 mod name;
 mod serde_impls;

@@ -1,5 +1,5 @@
-//! Reading, by any deserializer: objects only (what is derived alone would also read an array of the fields), and borrowing
-//! where the deserializer can.
+//! Reading, by any deserializer: objects only (what is derived alone would also read an array of the fields),
+//! and borrowing where the deserializer can.
 
 use super::{Category, Envelope, Event, Metadata, RawValue, Source, SourceKind};
 use serde::de::value::MapAccessDeserializer;

@@ -9,9 +9,10 @@ use std::ops::Range;
 
 /// Checks that `json` is one [`Event`](super::Event) as JSON, without making one.
 ///
-/// What is accepted here is what `serde_json::from_str` reads as an `Event`, no less and no more: keys in any order,
-/// keys that the schema does not know, white space, nesting of any depth in `data`. Memory is taken only where a key
-/// or the category is spelled with escapes, and by a thread that meets brackets nested more than 63 deep for the first time.
+/// What is accepted here is what `serde_json::from_str` reads as an `Event`, no less and no more: keys in any
+/// order, keys that the schema does not know, white space, nesting of any depth in `data`. Memory is taken only
+/// where a key or the category is spelled with escapes, and by a thread that meets brackets nested more than 63
+/// deep for the first time.
 ///
 /// ```
 /// use lapwing::event::{Category, InvalidReason, validate};
@@ -614,7 +615,8 @@ impl<'a> Scan<'a> {
 struct Brackets {
     /// The innermost ones, the last one lowest, above them a 1 that is no bracket.
     inner: u64,
-    /// What is further out, as it was when `inner` was full. Its memory is the thread's, for one document after the other.
+    /// What is further out, as it was when `inner` was full. Its memory is the thread's, for one document after
+    /// the other.
     outer: Vec<u64>,
 }
 
@@ -668,8 +670,8 @@ impl Drop for Brackets {
     }
 }
 
-/// The number that eight digits spell, the first one in the lowest byte: neighbours are joined three times, in all lanes
-/// at once.
+/// The number that eight digits spell, the first one in the lowest byte: neighbours are joined three times, in
+/// all lanes at once.
 #[inline(always)]
 fn eight_digits(word: u64) -> Option<u64> {
     // The high half of each byte is 3, and stays so if 6 is added.

@@ -1,5 +1,6 @@
-//! Eight bytes in an integer, looked at all at once. The functions tell of each byte by its highest bit, and the other bits
-//! mean nothing. The lowest byte of which they tell is right, always; those above it may be mistakes.
+//! Eight bytes in an integer, looked at all at once. The functions tell of each byte by its highest bit, and
+//! the other bits mean nothing. The lowest byte of which they tell is right, always; those above it may be
+//! mistakes.
 
 /// `byte` eight times.
 #[inline(always)]

@@ -173,8 +173,8 @@ fn plain(event: &Event<'_>, ts: i64, inline: usize, out: &mut Vec<u8>) -> Option
     Some(Written { hole, r#type: type_start..type_end, category: category_start..category_end, source, data })
 }
 
-/// Spare capacity that is written from the front. Each step is `None` if there is too little of it, or if it met a byte
-/// that cannot be copied as it is: then the whole has to be written in another way.
+/// Spare capacity that is written from the front. Each step is `None` if there is too little of it, or if it
+/// met a byte that cannot be copied as it is: then the whole has to be written in another way.
 struct Cursor<'a> {
     /// What is left. Everything in front of it was written.
     rest: &'a mut [MaybeUninit<u8>],
@@ -227,7 +227,8 @@ impl Cursor<'_> {
         }
     }
 
-    /// `None` if one of the bytes is special, which `special` tells of eight by a bit, the highest of a byte, that is set.
+    /// `None` if one of the bytes is special, which `special` tells of eight by a bit, the highest of a byte,
+    /// that is set.
     ///
     /// A call of `memcpy` costs more than all the bytes of a short text: they are copied by moves that overlap, and
     /// looked at on the way.
@@ -266,8 +267,8 @@ fn put(to: &mut [MaybeUninit<u8>], from: &[u8]) {
     unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr().cast(), from.len()) }
 }
 
-/// The decimal digits of a number below 10^8, the first one in the lowest byte: it is halved three times, in all lanes at
-/// once, by multiplication with the reciprocal of 100 and of 10.
+/// The decimal digits of a number below 10^8, the first one in the lowest byte: it is halved three times, in
+/// all lanes at once, by multiplication with the reciprocal of 100 and of 10.
 #[inline(always)]
 fn eight_digits(n: u64) -> u64 {
     let fours = (n / 10_000) | (n % 10_000) << 32;

@@ -321,7 +321,8 @@ impl Lane {
         Some(Run { first, len })
     }
 
-    /// Copies the event of a run behind the margin of `buffer`. False if a part of it is overwritten, or if it has no room.
+    /// Copies the event of a run behind the margin of `buffer`. False if a part of it is overwritten, or if it
+    /// has no room.
     #[inline(never)]
     fn read(&self, run: Run, buffer: &mut [u8]) -> bool {
         let room = MARGIN..MARGIN.saturating_add(run.len);
@@ -366,8 +367,8 @@ impl Parts<'_> {
     }
 }
 
-/// A ring with two lanes: events of up to `slot_bytes` bytes lie in their slots, those of up to `max_bytes` in `chunks` chunks of
-/// [`CHUNK_BYTES`] each, as far as that suffices.
+/// A ring with two lanes: events of up to `slot_bytes` bytes lie in their slots, those of up to `max_bytes` in
+/// `chunks` chunks of [`CHUNK_BYTES`] each, as far as that suffices.
 ///
 /// # Errors
 ///
@@ -404,8 +405,8 @@ pub fn memory(config: &Config, slot_bytes: usize, chunks: u64) -> Result<usize, 
 
 #[doc(hidden)]
 impl Handle<Laned> {
-    /// Writes an event of three parts to chunks. None if it is too large for them, or if the run was given up because of a
-    /// publisher that was stopped in it.
+    /// Writes an event of three parts to chunks. None if it is too large for them, or if the run was given up
+    /// because of a publisher that was stopped in it.
     pub fn write_run(&self, parts: [&[u8]; 3]) -> Option<Run> {
         self.write_run_stepped(parts, |_, _| ())
     }
@@ -434,8 +435,8 @@ impl Handle<Laned> {
 
 #[doc(hidden)]
 impl RingOf<Laned> {
-    /// Publishes an event in the form that `form` gives for its seq, and returns that. The form's bytes must not be more than
-    /// a slot holds.
+    /// Publishes an event in the form that `form` gives for its seq, and returns that. The form's bytes must
+    /// not be more than a slot holds.
     ///
     /// # Errors
     ///
@@ -462,7 +463,8 @@ impl RingOf<Laned> {
         )
     }
 
-    /// Publishes `n` events, in the form that `form` gives for an index and its seq. See [`publish_batch`](super::Ring::publish_batch).
+    /// Publishes `n` events, in the form that `form` gives for an index and its seq. See
+    /// [`publish_batch`](super::Ring::publish_batch).
     ///
     /// # Errors
     ///

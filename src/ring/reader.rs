@@ -288,9 +288,10 @@ impl<P: Payload> Reader<P> {
         self.filter = None;
     }
 
-    /// Hands up to `max` events (at least 1) to `each`, one after the other in the reader's buffer, without waiting. Returns
-    /// how many; fewer than `max` when there are no more, when a loss comes next, which the next read tells, or when the
-    /// filter has skipped a thousand in a row, so that what was handed out waits no longer.
+    /// Hands up to `max` events (at least 1) to `each`, one after the other in the reader's buffer, without
+    /// waiting. Returns how many; fewer than `max` when there are no more, when a loss comes next, which the
+    /// next read tells, or when the filter has skipped a thousand in a row, so that what was handed out waits
+    /// no longer.
     ///
     /// # Errors
     ///

@@ -1,10 +1,9 @@
 //! How a stream is made.
 
 use super::error::ConfigError;
-use super::publish::EventStream;
 use crate::event::Category;
-use crate::ring::lanes::{self, CHUNK_BYTES};
-use crate::ring::{self, MAX_SLOT_BYTES, Wait};
+use crate::ring::lanes::{self, CHUNK_BYTES, Laned};
+use crate::ring::{self, MAX_SLOT_BYTES, RingOf, Wait};
 
 /// Bytes of `{"seq":`, `,"event":` and `}` around an event.
 pub(super) const ENVELOPE_BYTES: usize = 17;
@@ -45,8 +44,8 @@ impl Default for Config {
 }
 
 impl Config {
-    /// 4,096 events of up to 1,024 bytes inline, 8 MiB for larger ones, envelopes of up to 1,000,000 bytes, and every category
-    /// captured.
+    /// 4,096 events of up to 1,024 bytes inline, 8 MiB for larger ones, envelopes of up to 1,000,000 bytes, and
+    /// every category captured.
     pub fn new() -> Self {
         Self {
             events: 4096,
@@ -65,21 +64,22 @@ impl Config {
         self
     }
 
-    /// The most bytes of JSON that an event may have to lie in its slot; 128 and more. Larger ones lie in the memory for large events,
-    /// and their truncated form, of so many bytes at most, in the slot.
+    /// The most bytes of JSON that an event may have to lie in its slot; 128 and more. Larger ones lie in the
+    /// memory for large events, and their truncated form, of so many bytes at most, in the slot.
     pub fn inline_bytes(mut self, bytes: usize) -> Self {
         self.inline_bytes = bytes;
         self
     }
 
-    /// The memory for large events, in bytes, rounded up to pages of 4 KiB, each of which holds 4,032 bytes of one event. Events that
-    /// do not fit it are truncated when they are published; with 0, to what is inline.
+    /// The memory for large events, in bytes, rounded up to pages of 4 KiB, each of which holds 4,032 bytes of
+    /// one event. Events that do not fit it are truncated when they are published; with 0, to what is inline.
     pub fn large_bytes(mut self, bytes: usize) -> Self {
         self.large_bytes = bytes;
         self
     }
 
-    /// The most bytes that an envelope may have, seq and all; 128 and more. A larger event is truncated when it is published.
+    /// The most bytes that an envelope may have, seq and all; 128 and more. A larger event is truncated when it
+    /// is published.
     pub fn max_envelope_bytes(mut self, bytes: usize) -> Self {
         self.max_envelope_bytes = bytes;
         self
@@ -97,15 +97,15 @@ impl Config {
         self
     }
 
-    /// The number of the first event: 1 if not told, at most [`MAX_SEQ`](ring::MAX_SEQ). A stream that goes on where an earlier run ended
-    /// keeps its numbers so.
+    /// The number of the first event: 1 if not told, at most [`MAX_SEQ`](ring::MAX_SEQ). A stream that goes on
+    /// where an earlier run ended keeps its numbers so.
     pub fn first_seq(mut self, seq: u64) -> Self {
         self.first_seq = seq;
         self
     }
 
-    /// The bytes of memory that the stream will take: slots, memory for large events, and counters. Each reader takes a buffer for one event
-    /// more.
+    /// The bytes of memory that the stream will take: slots, memory for large events, and counters. Each reader
+    /// takes a buffer for one event more.
     ///
     /// # Errors
     ///
@@ -115,16 +115,11 @@ impl Config {
         Ok(lanes::memory(&self.ring(), self.inline_bytes, self.chunks())?)
     }
 
-    /// The stream.
-    ///
-    /// # Errors
-    ///
-    /// When a number is out of range, or the allocator refuses the memory. The error says what was given and what is allowed.
-    pub fn build(self) -> Result<EventStream, ConfigError> {
+    /// The ring of the stream.
+    pub(super) fn make_ring(&self) -> Result<RingOf<Laned>, ConfigError> {
         self.check()?;
         let max_event = self.max_envelope_bytes - ENVELOPE_BYTES - 1;
-        let ring = lanes::ring(self.ring(), self.inline_bytes, self.chunks(), max_event)?;
-        Ok(EventStream::make(ring, &self))
+        Ok(lanes::ring(self.ring(), self.inline_bytes, self.chunks(), max_event)?)
     }
 
     fn ring(&self) -> ring::Config {
@@ -151,7 +146,8 @@ impl Config {
     }
 }
 
-/// A set of categories. Each of the [known ones](Category::KNOWN) is a member of its own; all other names together are one.
+/// A set of categories. Each of the [known ones](Category::KNOWN) is a member of its own; all other names
+/// together are one.
 ///
 /// ```
 /// use lapwing::event::Category;

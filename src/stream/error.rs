@@ -11,7 +11,8 @@ use crate::ring;
 pub enum ConfigError {
     /// The number of events or the first seq is out of range, or the allocator refuses the memory.
     Ring(ring::ConfigError),
-    /// The bytes inline are too few for any event, even a truncated one, or more than the length field of a slot can say.
+    /// The bytes inline are too few for any event, even a truncated one, or more than the length field of a
+    /// slot can say.
     InlineBytes {
         /// The bytes inline that were asked for.
         given: usize,
@@ -67,7 +68,8 @@ impl From<ring::ConfigError> for ConfigError {
 pub enum PublishError {
     /// The bytes are no event of the schema.
     Invalid(InvalidEvent),
-    /// What a truncated event keeps in any case, its type, category, ts and the source without metadata, is too large.
+    /// What a truncated event keeps in any case, its type, category, ts and the source without metadata, is too
+    /// large.
     FieldsTooLarge {
         /// The bytes of an event that has nothing else.
         len: usize,

@@ -8,8 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::SystemTime;
 
 use super::config::{CategorySet, Config};
-use super::error::{PositionError, PublishError};
-use super::reader::Reader;
+use super::error::PublishError;
 use crate::event::Category;
 use crate::ring;
 use crate::ring::lanes::{Laned, Tally};
@@ -66,11 +65,11 @@ impl Vitals {
     }
 }
 
-/// A stream seen from outside, for those who do not publish: it makes readers and tells how things stand. It can be cloned, and does not
-/// keep the stream from being closed.
+/// A stream seen from outside, for those who do not publish: it makes readers and tells how things stand. It
+/// can be cloned, and does not keep the stream from being closed.
 #[derive(Clone)]
 pub struct Handle {
-    ring: ring::Handle<Laned>,
+    pub(super) ring: ring::Handle<Laned>,
     pub(super) core: Arc<Core>,
 }
 
@@ -86,13 +85,14 @@ impl Handle {
         Self { ring, core: Arc::new(core) }
     }
 
-    /// The last claimed seq: that of the last published event, or of one that is just being published. One before the first, if there is
-    /// none.
+    /// The last claimed seq: that of the last published event, or of one that is just being published. One
+    /// before the first, if there is none.
     pub fn seq(&self) -> u64 {
         self.ring.newest()
     }
 
-    /// The last seq up to which a reader waits for none: each one is readable, or overwritten, or given up. Costs one look at every slot.
+    /// The last seq up to which a reader waits for none: each one is readable, or overwritten, or given up.
+    /// Costs one look at every slot.
     pub fn readable(&self) -> u64 {
         self.ring.readable()
     }
@@ -132,57 +132,23 @@ impl Handle {
         self.core.captured()
     }
 
-    /// Changes which categories are captured, for everything that is published from now on. A publisher that is just at it may still go by what
-    /// was before.
+    /// Changes which categories are captured, for everything that is published from now on. A publisher that is
+    /// just at it may still go by what was before.
     pub fn set_captured(&self, captured: CategorySet) {
         self.core.captured.store(always_captured(captured).bits(), Relaxed);
     }
 
-    /// A reader that starts with the oldest event there is.
-    pub fn reader_from_oldest(&self) -> Reader {
-        self.reader(self.ring.reader_from_oldest())
-    }
-
-    /// A reader that starts after everything that is [`readable`](Self::readable) now: it gets what is still being published, and all that
-    /// is published later. Costs one look at every slot.
-    pub fn reader_from_now(&self) -> Reader {
-        self.reader(self.ring.reader_from_now())
-    }
-
-    /// A reader that starts after the event `seq`: 0 before the first one, the newest for what comes next. When what follows `seq` is
-    /// overwritten already, the first read says so.
-    ///
-    /// # Errors
-    ///
-    /// When `seq` is beyond the newest event.
-    pub fn reader_after(&self, seq: u64) -> Result<Reader, PositionError> {
-        Ok(self.reader(self.ring.reader_after(seq)?))
-    }
-
-    /// A reader that goes on after the event `seq` of the stream `epoch`, as an earlier reader has left them: of this stream, or of an
-    /// earlier run of the program.
-    ///
-    /// # Errors
-    ///
-    /// When `epoch` is not this stream's, or `seq` is beyond the newest event.
-    pub fn resume(&self, epoch: u64, seq: u64) -> Result<Reader, PositionError> {
-        if epoch != self.core.epoch {
-            return Err(PositionError::Epoch { given: epoch, current: self.core.epoch });
-        }
-        self.reader_after(seq)
-    }
-
-    fn reader(&self, ring: ring::Reader<Laned>) -> Reader {
-        let position = Arc::new(AtomicU64::new(ring.next_seq() - 1));
+    /// A new reader's place in the list.
+    pub(super) fn enlist(&self, position: u64) -> Arc<Vitals> {
         let vitals = Arc::new(Vitals {
             name: Mutex::new("".into()),
-            position,
+            position: Arc::new(AtomicU64::new(position)),
             delivered: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             shortened: AtomicU64::new(0),
         });
         self.core.readers.lock().push(Arc::clone(&vitals));
-        Reader::new(ring, self.clone(), vitals)
+        vitals
     }
 
     pub(super) fn forget(&self, vitals: &Arc<Vitals>) {
@@ -266,8 +232,8 @@ pub struct Stats {
     tally: Tally,
     /// How many times publishing was refused with an error.
     pub refused: u64,
-    /// How many events were overwritten before their publisher could write them, because it was stopped for a whole lap. They are counted
-    /// here only.
+    /// How many events were overwritten before their publisher could write them, because it was stopped for a
+    /// whole lap. They are counted here only.
     pub overrun: u64,
     /// How many numbers were given up because their slots were held by stalled publishers.
     pub abandoned: u64,
@@ -279,7 +245,8 @@ impl Stats {
         self.tally.events.iter().sum()
     }
 
-    /// How many events of a category were published; for one that is not [known](Category::KNOWN), how many of all such.
+    /// How many events of a category were published; for one that is not [known](Category::KNOWN), how many of
+    /// all such.
     pub fn published_in(&self, category: &Category<'_>) -> u64 {
         self.tally.events[usize::from(category.index())]
     }

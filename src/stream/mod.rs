@@ -14,14 +14,18 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! - **An event is serialized once**, when it is published. Those bytes go to every reader, and to whatever stands behind it; the seq is put
-//!   in front of them there.
-//! - **A publisher never blocks, allocates or waits**; a slow reader is lapped, and told what it lost. See [`ring`](crate::ring).
-//! - **Large events have memory of their own**, so that they displace each other and no small ones. A reader that comes too late for one, or
-//!   one that is larger than an envelope may be, gets it in [truncated](crate::truncate) form, flagged: with its type, category, source and
-//!   ts, and as much of its data as fits.
-//! - **A category that is not captured costs a look at a flag**, and a reader of some categories steps over the others without copying them.
-//! - **Nothing hides**: [`readers`](Handle::readers) tells where each one is, [`stats`](Handle::stats) what was published.
+//! - **An event is serialized once**, when it is published. Those bytes go to every reader, and to whatever
+//!   stands behind it; the seq is put in front of them there.
+//! - **A publisher never blocks, allocates or waits**; a slow reader is lapped, and told what it lost. See
+//!   [`ring`](crate::ring).
+//! - **Large events have memory of their own**, so that they displace each other and no small ones. A reader
+//!   that comes too late for one, or one that is larger than an envelope may be, gets it in
+//!   [truncated](crate::truncate) form, flagged: with its type, category, source and ts, and as much of its
+//!   data as fits.
+//! - **A category that is not captured costs a look at a flag**, and a reader of some categories steps over the
+//!   others without copying them.
+//! - **Nothing hides**: [`readers`](Handle::readers) tells where each one is, [`stats`](Handle::stats) what was
+//!   published.
 
 mod config;
 mod error;

@@ -6,7 +6,7 @@ use std::ops::{Deref, Range};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::config::{Config, ENVELOPE_BYTES, MAX_SEQ_DIGITS};
-use super::error::{BatchError, PublishError};
+use super::error::{BatchError, ConfigError, PublishError};
 use super::handle::{Core, Handle, Limits};
 use super::truncated;
 use super::{TRUNCATED, tag};
@@ -44,13 +44,26 @@ impl Publish {
 /// What became of a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BatchPublished {
-    /// The numbers of its events: as many as were captured, unless the slot of one was held by a stalled publisher and
-    /// had to be stepped over. Empty if none was captured.
+    /// The numbers of its events: as many as were captured, unless the slot of one was held by a stalled
+    /// publisher and had to be stepped over. Empty if none was captured.
     pub seqs: Range<u64>,
     /// How many events are in the stream.
     pub published: usize,
     /// How many of those are there in part only.
     pub truncated: usize,
+}
+
+impl Config {
+    /// The stream.
+    ///
+    /// # Errors
+    ///
+    /// When a number is out of range, or the allocator refuses the memory. The error says what was given and
+    /// what is allowed.
+    pub fn build(self) -> Result<EventStream, ConfigError> {
+        let ring = self.make_ring()?;
+        Ok(EventStream { handle: Handle::new(ring.handle(), &self), ring })
+    }
 }
 
 /// The bus: events are serialized once and streamed to every reader.
@@ -71,8 +84,8 @@ pub struct BatchPublished {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// Any number of threads publish through `&EventStream`, or an `Arc` of it. It dereferences to a [`Handle`], which makes readers and
-/// tells how things stand. Dropping it closes it.
+/// Any number of threads publish through `&EventStream`, or an `Arc` of it. It dereferences to a [`Handle`],
+/// which makes readers and tells how things stand. Dropping it closes it.
 pub struct EventStream {
     ring: RingOf<Laned>,
     handle: Handle,
@@ -84,31 +97,28 @@ impl EventStream {
     /// # Errors
     ///
     /// When the allocator refuses the memory.
-    pub fn new() -> Result<Self, super::ConfigError> {
+    pub fn new() -> Result<Self, ConfigError> {
         Config::new().build()
-    }
-
-    pub(super) fn make(ring: RingOf<Laned>, config: &Config) -> Self {
-        let handle = Handle::new(ring.handle(), config);
-        Self { ring, handle }
     }
 
     /// Publishes an event. A `ts` of 0 is filled in from the clock.
     ///
-    /// The event is written as JSON once, into a buffer that the thread reuses, and copied to the stream. That takes a bounded number
-    /// of steps, whatever other threads do, and no allocation once the buffer has its size.
+    /// The event is written as JSON once, into a buffer that the thread reuses, and copied to the stream. That
+    /// takes a bounded number of steps, whatever other threads do, and no allocation once the buffer has its
+    /// size.
     ///
     /// # Errors
     ///
-    /// When the stream is closed, when every slot that may be tried is held by a stalled publisher, or when the event is too large even
-    /// without its data. Nothing is published then.
+    /// When the stream is closed, when every slot that may be tried is held by a stalled publisher, or when the
+    /// event is too large even without its data. Nothing is published then.
     #[inline]
     pub fn publish(&self, event: &Event<'_>) -> Result<Publish, PublishError> {
         with_scratch(|scratch| publish(&self.handle.core, scratch, event, &mut &self.ring))
     }
 
-    /// Publishes an event that is JSON already, as an agent receives it: checks it, once, and publishes the bytes as they are. Only line
-    /// breaks between its tokens are left out, and a `ts` that is 0 or missing is filled in from the clock.
+    /// Publishes an event that is JSON already, as an agent receives it: checks it, once, and publishes the
+    /// bytes as they are. Only line breaks between its tokens are left out, and a `ts` that is 0 or missing is
+    /// filled in from the clock.
     ///
     /// ```
     /// use lapwing::stream::{EventStream, PublishError};
@@ -130,17 +140,19 @@ impl EventStream {
         })
     }
 
-    /// Publishes the events of a batch that are captured, with one claim for all of them (or for each ring full). They keep their order.
+    /// Publishes the events of a batch that are captured, with one claim for all of them (or for each ring
+    /// full). They keep their order.
     ///
     /// # Errors
     ///
-    /// As for [`publish`](Self::publish). An event that is too large even without its data is found before anything is published; the
-    /// other errors can come in the middle, and tell how many events are published.
+    /// As for [`publish`](Self::publish). An event that is too large even without its data is found before
+    /// anything is published; the other errors can come in the middle, and tell how many events are published.
     pub fn publish_batch(&self, events: &[Event<'_>]) -> Result<BatchPublished, BatchError> {
         with_scratch(|scratch| publish_batch(&self.handle.core, scratch, events, &mut &self.ring))
     }
 
-    /// Ends the stream: nothing is published any more, readers get what is there and then are told. False when it was closed already.
+    /// Ends the stream: nothing is published any more, readers get what is there and then are told. False when
+    /// it was closed already.
     pub fn close(&self) -> bool {
         self.ring.close()
     }
@@ -150,8 +162,8 @@ impl EventStream {
         self.handle.clone()
     }
 
-    /// The same stream with one publisher only, which needs no locked instruction and has a buffer of its own. There is no other one, since
-    /// this takes the stream by value.
+    /// The same stream with one publisher only, which needs no locked instruction and has a buffer of its own.
+    /// There is no other one, since this takes the stream by value.
     pub fn into_exclusive(self) -> Exclusive {
         Exclusive { ring: self.ring.into_exclusive(), handle: self.handle, scratch: Box::default() }
     }
@@ -275,7 +287,8 @@ struct TruncatedForms {
     shape: truncate::Scratch,
 }
 
-/// Runs `f` with this thread's scratch. It is taken out meanwhile: a waker that publishes, too, finds none and makes its own.
+/// Runs `f` with this thread's scratch. It is taken out meanwhile: a waker that publishes, too, finds none and
+/// makes its own.
 #[inline]
 fn with_scratch<R>(f: impl FnOnce(&mut Scratch) -> R) -> R {
     thread_local! {

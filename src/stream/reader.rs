@@ -64,10 +64,11 @@ impl<E> ReadResult<E> {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// Every reader sees every event, or every event of its categories. It keeps the stream's memory, but does not keep the stream open.
+/// Every reader sees every event, or every event of its categories. It keeps the stream's memory, but does not
+/// keep the stream open.
 ///
-/// Reads take no memory, but for the first time that a reader sleeps on a thread. The buffer has room for the largest event, of which what is
-/// never used stays untouched.
+/// Reads take no memory, but for the first time that a reader sleeps on a thread. The buffer has room for the
+/// largest event, of which what is never used stays untouched.
 pub struct Reader {
     ring: ring::Reader<Laned>,
     state: State,
@@ -103,7 +104,8 @@ impl State {
         }
     }
 
-    /// A batch, and what comes after it: each envelope was noted already, but not what was stepped over behind the last one.
+    /// A batch, and what comes after it: each envelope was noted already, but not what was stepped over behind
+    /// the last one.
     fn note_batch(&mut self, read: Read<usize>, next_seq: u64) -> ReadResult<usize> {
         match read {
             Read::Event(count) => {
@@ -118,10 +120,47 @@ impl State {
     }
 }
 
+impl Handle {
+    /// A reader that starts with the oldest event there is.
+    pub fn reader_from_oldest(&self) -> Reader {
+        Reader::new(self, self.ring.reader_from_oldest())
+    }
+
+    /// A reader that starts after everything that is [`readable`](Self::readable) now: it gets what is still
+    /// being published, and all that is published later. Costs one look at every slot.
+    pub fn reader_from_now(&self) -> Reader {
+        Reader::new(self, self.ring.reader_from_now())
+    }
+
+    /// A reader that starts after the event `seq`: 0 before the first one, the newest for what comes next. When
+    /// what follows `seq` is overwritten already, the first read says so.
+    ///
+    /// # Errors
+    ///
+    /// When `seq` is beyond the newest event.
+    pub fn reader_after(&self, seq: u64) -> Result<Reader, PositionError> {
+        Ok(Reader::new(self, self.ring.reader_after(seq)?))
+    }
+
+    /// A reader that goes on after the event `seq` of the stream `epoch`, as an earlier reader has left them:
+    /// of this stream, or of an earlier run of the program.
+    ///
+    /// # Errors
+    ///
+    /// When `epoch` is not this stream's, or `seq` is beyond the newest event.
+    pub fn resume(&self, epoch: u64, seq: u64) -> Result<Reader, PositionError> {
+        if epoch != self.epoch() {
+            return Err(PositionError::Epoch { given: epoch, current: self.epoch() });
+        }
+        self.reader_after(seq)
+    }
+}
+
 impl Reader {
-    pub(super) fn new(mut ring: ring::Reader<Laned>, handle: Handle, vitals: Arc<Vitals>) -> Self {
+    fn new(stream: &Handle, mut ring: ring::Reader<Laned>) -> Self {
+        let vitals = stream.enlist(ring.next_seq() - 1);
         ring.position = Some(Arc::clone(&vitals.position));
-        Self { ring, state: State { handle, vitals, delivered: 0, dropped: 0 } }
+        Self { ring, state: State { handle: stream.clone(), vitals, delivered: 0, dropped: 0 } }
     }
 
     /// The same reader under a name, by which [`Handle::readers`] lists it.
@@ -145,8 +184,8 @@ impl Reader {
         self.ring.lag()
     }
 
-    /// From now on this reader gets only events of these categories. It steps over the others without copying them. Lost numbers are told
-    /// as before, whatever their events' categories were.
+    /// From now on this reader gets only events of these categories. It steps over the others without copying
+    /// them. Lost numbers are told as before, whatever their events' categories were.
     pub fn set_categories(&mut self, categories: CategorySet) {
         if categories == CategorySet::ALL {
             self.ring.unfilter();
@@ -155,7 +194,8 @@ impl Reader {
         }
     }
 
-    /// Moves to what comes after the event `seq`, back or forth. When that is overwritten already, the next read says so.
+    /// Moves to what comes after the event `seq`, back or forth. When that is overwritten already, the next
+    /// read says so.
     ///
     /// # Errors
     ///
@@ -208,8 +248,8 @@ impl Reader {
         Ok(self.state.note(self.ring.read_deadline(deadline)?))
     }
 
-    /// The next envelope, or what was lost before it; for any executor. The future can be dropped at any time: an event that it has not
-    /// returned is still the next one.
+    /// The next envelope, or what was lost before it; for any executor. The future can be dropped at any time:
+    /// an event that it has not returned is still the next one.
     ///
     /// # Errors
     ///
@@ -218,9 +258,9 @@ impl Reader {
         Ok(self.state.note(self.ring.read_async().await?))
     }
 
-    /// Hands up to `max` envelopes (at least 1) to `each`, one after the other, without waiting. Returns how many; fewer than `max` when
-    /// there are no more, when a loss comes next, which the next read tells, or when a thousand in a row are of other categories, so that
-    /// what was handed out waits no longer.
+    /// Hands up to `max` envelopes (at least 1) to `each`, one after the other, without waiting. Returns how
+    /// many; fewer than `max` when there are no more, when a loss comes next, which the next read tells, or
+    /// when a thousand in a row are of other categories, so that what was handed out waits no longer.
     ///
     /// # Errors
     ///
@@ -285,7 +325,8 @@ impl fmt::Debug for Reader {
     }
 }
 
-/// An event as the stream carries it, with its seq, in the reader's buffer until the next read. Nothing of it is parsed.
+/// An event as the stream carries it, with its seq, in the reader's buffer until the next read. Nothing of it
+/// is parsed.
 pub struct RawEnvelope<'a> {
     event: LanedEvent<'a>,
 }
@@ -301,7 +342,8 @@ impl RawEnvelope<'_> {
         category(self.event.tag, self.event_json())
     }
 
-    /// Whether this is the truncated form of an event that was too large, or whose reader came too late for the whole of it.
+    /// Whether this is the truncated form of an event that was too large, or whose reader came too late for the
+    /// whole of it.
     pub fn truncated(&self) -> bool {
         is_truncated(&self.event)
     }
@@ -312,7 +354,8 @@ impl RawEnvelope<'_> {
         self.event.bytes()
     }
 
-    /// The envelope as one line of JSON, without a line break at its end. It is put around the event in the reader's buffer.
+    /// The envelope as one line of JSON, without a line break at its end. It is put around the event in the
+    /// reader's buffer.
     pub fn json(&mut self) -> &[u8] {
         const { assert!(super::config::ENVELOPE_BYTES + super::config::MAX_SEQ_DIGITS <= MARGIN) };
         let Range { start, end } = self.event.at;
@@ -478,8 +521,8 @@ mod envelopes {
 
     use super::{OwnedEnvelope, ReadResult, Reader};
 
-    /// Envelopes with a buffer of their own, as a [`Stream`](futures_core::Stream) that ends when the event stream is closed or the reader
-    /// cancelled. Made by [`Reader::into_envelopes`].
+    /// Envelopes with a buffer of their own, as a [`Stream`](futures_core::Stream) that ends when the event
+    /// stream is closed or the reader cancelled. Made by [`Reader::into_envelopes`].
     #[derive(Debug)]
     pub struct Envelopes {
         pub(super) reader: Reader,

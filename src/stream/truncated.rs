@@ -53,8 +53,8 @@ pub(super) fn write(
     Ok(())
 }
 
-/// Appends `source` without as many of its last entries of metadata as it takes to fit `max` bytes. If it does not fit without
-/// any, returns how long that is.
+/// Appends `source` without as many of its last entries of metadata as it takes to fit `max` bytes. If it does
+/// not fit without any, returns how long that is.
 fn write_source(source: &[u8], max: usize, out: &mut Vec<u8>) -> Result<(), usize> {
     let Ok(mut source) = serde_json::from_slice::<Source<'_>>(source) else { return Err(source.len()) };
     let metadata = source.metadata.take();

@@ -74,8 +74,8 @@ pub fn is_empty(reader: &mut Reader) -> bool {
     matches!(reader.try_read(), Err(TryReadError::Empty))
 }
 
-/// `form` must be a truncated form of the event `whole`: flagged, one line, with the same fields, and with data of which some
-/// is missing and nothing is new.
+/// `form` must be a truncated form of the event `whole`: flagged, one line, with the same fields, and with data
+/// of which some is missing and nothing is new.
 pub fn assert_truncated_form(whole: &[u8], form: &[u8]) {
     let shown = String::from_utf8_lossy(form);
     assert!(!form.iter().any(|byte| matches!(byte, b'\n' | b'\r')), "two lines: {shown}");
