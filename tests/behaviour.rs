@@ -641,7 +641,7 @@ fn from_now_begins_after_what_is_readable() {
 // storage writers.
 
 /// 2. Each event is serialized twice or more. Here every reader, in every form, has the bytes of the one time:
-///   spelled as no second serialization would spell them.
+///    spelled as no second serialization would spell them.
 #[test]
 fn defect_2_an_event_is_serialized_once() {
     let stream = small(4);
@@ -673,7 +673,7 @@ fn defect_3_it_is_measured_with_its_seq() {
 }
 
 /// 4. Blocking and non-blocking reads disagree about a position beyond the newest event. An id from an earlier
-///   process waits silently: a reader must be told that its position lies in the future.
+///    process waits silently: a reader must be told that its position lies in the future.
 #[test]
 fn defect_4_a_position_in_the_future_is_an_error() {
     let stream = small(4);
@@ -737,7 +737,7 @@ fn defect_7_the_event_is_left_as_it_is() {
 }
 
 /// 8. Every publish wakes every waiting reader through one closed channel. Here one that waits is woken once,
-///   and one that does not wait is left alone.
+///    and one that does not wait is left alone.
 #[test]
 fn defect_8_a_publish_wakes_who_waits_and_once() {
     let stream = small(4);
