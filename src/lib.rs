@@ -16,6 +16,8 @@ pub mod design {}
 pub mod event;
 pub mod ring;
 #[cfg(feature = "std")]
+pub mod storage;
+#[cfg(feature = "std")]
 pub mod stream;
 #[allow(clippy::disallowed_methods)] // the one place where fences may be
 mod sync;

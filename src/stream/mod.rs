@@ -40,6 +40,7 @@ pub use crate::ring::{Canceller, ReadError, TryReadError, Wait};
 pub use config::{CategorySet, Config};
 pub use error::{BatchError, ConfigError, PositionError, PublishError};
 pub use handle::{Handle, ReaderStatus, Stats};
+pub(crate) use publish::now;
 pub use publish::{BatchPublished, EventStream, Exclusive, Publish};
 #[cfg(feature = "futures")]
 pub use reader::Envelopes;

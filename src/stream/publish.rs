@@ -657,7 +657,7 @@ fn ts(event: &Event<'_>) -> i64 {
 }
 
 /// Microseconds since the Unix epoch; at least 1, since 0 stands for none.
-fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX).max(1)
 }

@@ -1,0 +1,235 @@
+//! Durable sinks: what leaves the stream arrives in a storage, or the storage says what is missing.
+//!
+//! ```
+//! use lapwing::event::{Category, Event, Source, SourceKind};
+//! use lapwing::storage::{Batch, Storage, StorageError, StorageWriter};
+//! use lapwing::stream::EventStream;
+//! use std::time::{Duration, Instant};
+//!
+//! struct Memory(Vec<u8>);
+//!
+//! impl Storage for Memory {
+//!     fn append(&mut self, batch: &Batch) -> Result<(), StorageError> {
+//!         self.0.extend_from_slice(batch.lines());
+//!         Ok(())
+//!     }
+//! }
+//!
+//! let stream = EventStream::new()?;
+//! let mut writer = StorageWriter::new(&stream, Memory(Vec::new()));
+//! stream.publish(&Event::new("tick", Category::System, Source::new(SourceKind::LocalProcess)).ts(7))?;
+//! stream.close();
+//! writer.run()?; // in a thread of its own, as a rule; it ends here since the stream is closed
+//! let memory = writer.close(Instant::now() + Duration::from_secs(1))?;
+//! assert!(memory.0.starts_with(br#"{"seq":1,"event":{"ts":7,"#));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! A [`StorageWriter`] is one reader of the stream, in front of one [`Storage`]. The ring is its only buffer, but for one batch: while the storage
+//! fails, the writer tries again and again and does not go on. When the ring laps it meanwhile, it writes an event of type `events_dropped` in
+//! the place of what is lost, so that whoever reads the storage sees it there:
+//!
+//! ```json
+//! {"seq":17,"event":{"ts":…,"type":"events_dropped","category":"system","source":{"kind":"local_process","event":"lapwing.storage"},
+//!  "data":{"from":3,"to":17,"count":15}}}
+//! ```
+//!
+//! Its seq is the last one that is lost. So the seqs in a storage always rise, and what is not there is told.
+//!
+//! A writer needs no async runtime. From one, give it a thread: `tokio::task::spawn_blocking(move || writer.run())`.
+
+mod writer;
+
+use std::error::Error;
+use std::fmt;
+use std::ops::Range;
+use std::time::Instant;
+
+pub use writer::{CloseError, RunError, Status, StatusHandle, StorageWriter, WriterCanceller};
+
+use crate::event::{Category, Event, RawValue, Source, SourceKind};
+use crate::stream::RawEnvelope;
+
+/// Where envelopes are put.
+pub trait Storage: Send {
+    /// Takes the envelopes of a batch, all of them, in their order.
+    ///
+    /// After an error that can be [retried](StorageError::Retry) the same batch comes again: nothing of it may be in the storage then, or what is there has to
+    /// be recognized.
+    ///
+    /// # Errors
+    ///
+    /// The storage says what the writer has to do.
+    fn append(&mut self, batch: &Batch) -> Result<(), StorageError>;
+
+    /// Does what is due while there is nothing to append, and says when it wants to be called again; `None` for not before the next append.
+    /// It is called after each append, too.
+    ///
+    /// # Errors
+    ///
+    /// As for [`append`](Self::append).
+    fn idle(&mut self) -> Result<Option<Instant>, StorageError> {
+        Ok(None)
+    }
+
+    /// The last seq up to which everything that was appended would survive a crash; `None` if the storage makes no such promise.
+    fn durable(&self) -> Option<u64> {
+        None
+    }
+
+    /// Makes durable what was appended, and closes, until `deadline`.
+    ///
+    /// # Errors
+    ///
+    /// What could not be made durable.
+    fn close(&mut self, deadline: Instant) -> Result<(), StorageError> {
+        let _ = deadline;
+        Ok(())
+    }
+
+    /// How much a batch may hold.
+    fn limits(&self) -> Limits {
+        Limits::default()
+    }
+}
+
+/// How much a batch may hold. The last envelope may go beyond the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The most envelopes.
+    pub envelopes: usize,
+    /// The most bytes, with a line break for each envelope.
+    pub bytes: usize,
+}
+
+impl Default for Limits {
+    /// 1,024 envelopes and 1 MiB.
+    fn default() -> Self {
+        Self { envelopes: 1024, bytes: 1 << 20 }
+    }
+}
+
+/// Why a storage did not take a batch, and what comes of it.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum StorageError {
+    /// It may take the same batch later.
+    Retry(Box<dyn Error + Send + Sync>),
+    /// It has lost track, and found that it holds everything up to this seq, and nothing beyond: the writer has to go on after it.
+    Rewind {
+        /// The last seq in the storage.
+        after: u64,
+        /// Why.
+        error: Box<dyn Error + Send + Sync>,
+    },
+    /// It will not take anything any more.
+    Fatal(Box<dyn Error + Send + Sync>),
+}
+
+impl fmt::Display for StorageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Retry(error) => write!(f, "the storage failed for now: {error}"),
+            Self::Rewind { after, error } => write!(f, "the storage holds what is up to seq {after}: {error}"),
+            Self::Fatal(error) => write!(f, "the storage failed for good: {error}"),
+        }
+    }
+}
+
+impl Error for StorageError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Retry(error) | Self::Rewind { error, .. } | Self::Fatal(error) => Some(&**error),
+        }
+    }
+}
+
+/// Envelopes in the order of their seqs, each as one line.
+#[derive(Debug, Default)]
+pub struct Batch {
+    lines: Vec<u8>,
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    seq: u64,
+    category: Category<'static>,
+    /// Of the envelope in `lines`, without its line break.
+    at: Range<usize>,
+}
+
+/// One envelope of a [`Batch`].
+#[derive(Clone, Copy, Debug)]
+pub struct BatchEntry<'a> {
+    /// Its seq.
+    pub seq: u64,
+    /// The event's category.
+    pub category: &'a Category<'static>,
+    /// The envelope as one line of JSON, without a line break at its end.
+    pub json: &'a [u8],
+}
+
+impl Batch {
+    /// Every envelope, with a line break behind each: JSON Lines.
+    pub fn lines(&self) -> &[u8] {
+        &self.lines
+    }
+
+    /// One envelope after the other.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = BatchEntry<'_>> {
+        self.entries.iter().map(|entry| BatchEntry {
+            seq: entry.seq,
+            category: &entry.category,
+            json: &self.lines[entry.at.clone()],
+        })
+    }
+
+    /// How many envelopes there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The first seq. Numbers are missing in between only where a gap stands for them.
+    pub fn first_seq(&self) -> Option<u64> {
+        self.entries.first().map(|entry| entry.seq)
+    }
+
+    /// The last seq.
+    pub fn last_seq(&self) -> Option<u64> {
+        self.entries.last().map(|entry| entry.seq)
+    }
+
+    fn clear(&mut self) {
+        self.lines.clear();
+        self.entries.clear();
+    }
+
+    fn push(&mut self, envelope: &RawEnvelope<'_>) {
+        let start = self.lines.len();
+        envelope.write_json(&mut self.lines);
+        self.end(envelope.seq(), envelope.category().into_owned(), start);
+    }
+
+    /// The event that stands for what is lost.
+    fn push_gap(&mut self, from: u64, to: u64) {
+        let start = self.lines.len();
+        let source = Source::new(SourceKind::LocalProcess).event("lapwing.storage");
+        let data = format!("{{\"from\":{from},\"to\":{to},\"count\":{}}}", to - from + 1);
+        let data = RawValue::from_string(data).ok();
+        let mut event = Event::new("events_dropped", Category::System, source).ts(crate::stream::now());
+        event.data = data.map(std::borrow::Cow::Owned);
+        crate::event::Envelope { seq: to, event }.write_json(&mut self.lines);
+        self.end(to, Category::System, start);
+    }
+
+    fn end(&mut self, seq: u64, category: Category<'static>, start: usize) {
+        self.entries.push(Entry { seq, category, at: start..self.lines.len() });
+        self.lines.push(b'\n');
+    }
+}
