@@ -1,6 +1,7 @@
 //! A lock-free broadcast event bus: a publisher never waits, and a slow reader is lapped and told exactly what it lost.
 //!
 //! - `stream` (feature `std`): telemetry events, serialized once, streamed to every reader.
+//! - `storage` (feature `std`): what leaves the stream arrives in a storage, such as a directory of JSON Lines.
 //! - `event` (feature `std`): those events, their JSON, and a check of what claims to be one.
 //! - [`ring`]: what the stream is made of: any number of publishers and readers of bytes or plain values.
 //! - [`truncate`]: payloads that are too large are cut where they stay valid UTF-8 and valid JSON.
@@ -9,6 +10,10 @@
 #![cfg_attr(not(feature = "std"), no_std)]
 
 extern crate alloc;
+
+#[cfg(feature = "std")]
+#[macro_use]
+mod tell;
 
 #[doc = include_str!("design.md")]
 pub mod design {}

@@ -30,25 +30,37 @@
 //! the place of what is lost, so that whoever reads the storage sees it there:
 //!
 //! ```json
-//! {"seq":17,"event":{"ts":…,"type":"events_dropped","category":"system","source":{"kind":"local_process","event":"lapwing.storage"},
-//!  "data":{"from":3,"to":17,"count":15}}}
+//! {"seq":17,"event":{"ts":1795346234966162,"type":"events_dropped","category":"system",
+//!  "source":{"kind":"local_process","event":"lapwing.storage"},"data":{"from":3,"to":17,"count":15}}}
 //! ```
 //!
-//! Its seq is the last one that is lost. So the seqs in a storage always rise, and what is not there is told.
+//! Its seq is the last one that is lost. So the seqs in a storage always rise, and what is not there is told. (It is shown here in two lines.)
 //!
 //! A writer needs no async runtime. From one, give it a thread: `tokio::task::spawn_blocking(move || writer.run())`.
 
+mod json_lines;
 mod writer;
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::fmt;
 use std::ops::Range;
 use std::time::Instant;
 
+pub use json_lines::{
+    FileError, Fsync, JsonLines, JsonLinesConfig, Line, Lines, OpenError, Position, ReadError, Recovered,
+    Torn,
+};
 pub use writer::{CloseError, RunError, Status, StatusHandle, StorageWriter, WriterCanceller};
 
-use crate::event::{Category, Event, RawValue, Source, SourceKind};
+use crate::event::{Category, Envelope, Event, RawValue, Source, SourceKind};
 use crate::stream::RawEnvelope;
+
+/// What an envelope has before its seq, and between that and its event.
+const HEAD: &[u8] = b"{\"seq\":";
+const MIDDLE: &[u8] = b",\"event\":";
+/// The type of the event that stands for lost ones.
+const GAP: &str = "events_dropped";
 
 /// Where envelopes are put.
 pub trait Storage: Send {
@@ -72,7 +84,7 @@ pub trait Storage: Send {
         Ok(None)
     }
 
-    /// The last seq up to which everything that was appended would survive a crash; `None` if the storage makes no such promise.
+    /// The last seq up to which everything that was appended would survive a crash, where the storage makes such a promise.
     fn durable(&self) -> Option<u64> {
         None
     }
@@ -81,7 +93,7 @@ pub trait Storage: Send {
     ///
     /// # Errors
     ///
-    /// What could not be made durable.
+    /// As for [`append`](Self::append): until the deadline it is called again, after what it wants once more was appended.
     fn close(&mut self, deadline: Instant) -> Result<(), StorageError> {
         let _ = deadline;
         Ok(())
@@ -117,7 +129,8 @@ pub enum StorageError {
     Retry(Box<dyn Error + Send + Sync>),
     /// It has lost track, and found that it holds everything up to this seq, and nothing beyond: the writer has to go on after it.
     Rewind {
-        /// The last seq in the storage.
+        /// The last seq in the storage. Not below what it has told to be [durable](Storage::durable); where it tells nothing, not below what it
+        /// took before this batch.
         after: u64,
         /// Why.
         error: Box<dyn Error + Send + Sync>,
@@ -130,7 +143,9 @@ impl fmt::Display for StorageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Retry(error) => write!(f, "the storage failed for now: {error}"),
-            Self::Rewind { after, error } => write!(f, "the storage holds what is up to seq {after}: {error}"),
+            Self::Rewind { after, error } => {
+                write!(f, "the storage holds what is up to seq {after}: {error}")
+            }
             Self::Fatal(error) => write!(f, "the storage failed for good: {error}"),
         }
     }
@@ -144,9 +159,11 @@ impl Error for StorageError {
     }
 }
 
-/// Envelopes in the order of their seqs, each as one line.
-#[derive(Debug, Default)]
+/// Envelopes of one stream in the order of their seqs, each as one line.
+#[derive(Debug)]
 pub struct Batch {
+    epoch: u64,
+    after: u64,
     lines: Vec<u8>,
     entries: Vec<Entry>,
 }
@@ -154,8 +171,8 @@ pub struct Batch {
 #[derive(Debug)]
 struct Entry {
     seq: u64,
-    category: Category<'static>,
-    /// Of the envelope in `lines`, without its line break.
+    category: u8,
+    /// In the lines, without the line break.
     at: Range<usize>,
 }
 
@@ -164,13 +181,35 @@ struct Entry {
 pub struct BatchEntry<'a> {
     /// Its seq.
     pub seq: u64,
-    /// The event's category.
-    pub category: &'a Category<'static>,
     /// The envelope as one line of JSON, without a line break at its end.
     pub json: &'a [u8],
+    /// The event in it.
+    pub event_json: &'a [u8],
+    category: u8,
+}
+
+impl<'a> BatchEntry<'a> {
+    /// The event's category. A name that is not [known](Category::KNOWN) is parsed for.
+    pub fn category(&self) -> Category<'a> {
+        crate::stream::category(self.category, self.event_json)
+    }
 }
 
 impl Batch {
+    fn new(epoch: u64) -> Self {
+        Self { epoch, after: 0, lines: Vec::new(), entries: Vec::new() }
+    }
+
+    /// The [epoch](crate::stream::Handle::epoch) of the stream: a storage that outlives a stream tells by it which seqs belong together.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The seq before everything in the batch: one before the first seq, or before the first that is lost, if the batch begins with a gap.
+    pub fn after(&self) -> u64 {
+        self.after
+    }
+
     /// Every envelope, with a line break behind each: JSON Lines.
     pub fn lines(&self) -> &[u8] {
         &self.lines
@@ -178,10 +217,9 @@ impl Batch {
 
     /// One envelope after the other.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = BatchEntry<'_>> {
-        self.entries.iter().map(|entry| BatchEntry {
-            seq: entry.seq,
-            category: &entry.category,
-            json: &self.lines[entry.at.clone()],
+        self.entries.iter().map(|Entry { seq, category, at }| {
+            let json = &self.lines[at.clone()];
+            BatchEntry { seq: *seq, json, event_json: event_json(*seq, json), category: *category }
         })
     }
 
@@ -211,25 +249,39 @@ impl Batch {
     }
 
     fn push(&mut self, envelope: &RawEnvelope<'_>) {
-        let start = self.lines.len();
+        let seq = envelope.seq();
+        let start = self.begin(seq);
         envelope.write_json(&mut self.lines);
-        self.end(envelope.seq(), envelope.category().into_owned(), start);
+        self.end(seq, envelope.category_index(), start);
     }
 
     /// The event that stands for what is lost.
     fn push_gap(&mut self, from: u64, to: u64) {
-        let start = self.lines.len();
+        let start = self.begin(from);
         let source = Source::new(SourceKind::LocalProcess).event("lapwing.storage");
         let data = format!("{{\"from\":{from},\"to\":{to},\"count\":{}}}", to - from + 1);
-        let data = RawValue::from_string(data).ok();
-        let mut event = Event::new("events_dropped", Category::System, source).ts(crate::stream::now());
-        event.data = data.map(std::borrow::Cow::Owned);
-        crate::event::Envelope { seq: to, event }.write_json(&mut self.lines);
-        self.end(to, Category::System, start);
+        let mut event = Event::new(GAP, Category::System, source).ts(crate::stream::now());
+        event.data = RawValue::from_string(data).ok().map(Cow::Owned);
+        Envelope { seq: to, event }.write_json(&mut self.lines);
+        self.end(to, Category::System.index(), start);
     }
 
-    fn end(&mut self, seq: u64, category: Category<'static>, start: usize) {
+    /// Where the envelope begins that stands for `from`, or for what is lost from there on.
+    fn begin(&mut self, from: u64) -> usize {
+        if self.entries.is_empty() {
+            self.after = from - 1;
+        }
+        self.lines.len()
+    }
+
+    fn end(&mut self, seq: u64, category: u8, start: usize) {
         self.entries.push(Entry { seq, category, at: start..self.lines.len() });
         self.lines.push(b'\n');
     }
+}
+
+/// The event in an envelope, as this crate writes envelopes.
+fn event_json(seq: u64, envelope: &[u8]) -> &[u8] {
+    let digits = seq.checked_ilog10().unwrap_or(0) as usize + 1;
+    &envelope[HEAD.len() + digits + MIDDLE.len()..envelope.len() - 1]
 }

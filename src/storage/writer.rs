@@ -1,10 +1,11 @@
 //! One reader of the stream in front of one storage.
 
+use std::collections::VecDeque;
 use std::error::Error;
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{Batch, Storage, StorageError};
@@ -14,18 +15,32 @@ use crate::stream::{Canceller, Handle, PositionError, RawEnvelope, ReadError, Re
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// The longest pause between two attempts.
 const MAX_PAUSE: Duration = Duration::from_secs(1);
+/// The pause before another look for an event that is still being written.
+const LOOK_PAUSE: Duration = Duration::from_millis(1);
 
 /// Forwards every envelope of a stream to a storage, at least once and in the order of their seqs. See [the module](super).
 ///
 /// For single use: one [`run`](Self::run), which ends when it is cancelled, when the stream is closed and everything is appended, or when the storage
-/// fails for good. Then [`drain`](Self::drain) and [`close`](Self::close).
+/// fails for good. Then [`drain`](Self::drain), for what was not appended yet, and [`close`](Self::close).
 pub struct StorageWriter<S> {
     reader: Reader,
     storage: S,
+    /// What was read and is not appended yet.
     batch: Batch,
+    /// What was lost, and might be lost again: as far as the storage may go back.
+    gaps: VecDeque<Gap>,
+    /// Before the next attempt, if this one fails.
+    pause: Duration,
+    /// The last seq that the storage had taken before it went back. Until it has come there again it is failing.
+    setback: u64,
     ran: bool,
     status: StatusHandle,
     canceller: WriterCanceller,
+}
+
+struct Gap {
+    to: u64,
+    count: u64,
 }
 
 #[derive(Default)]
@@ -47,15 +62,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Status {
-    /// The last seq that the storage has taken; 0 for none.
+    /// The last seq that the storage has taken; before the first one, the seq after which the writer begins.
     pub appended: u64,
     /// The last seq that would survive a crash, as far as the storage promises that; 0 for none.
     pub durable: u64,
-    /// How many times the same batch was tried again.
-    pub retries: u64,
     /// How many times the storage has failed.
     pub errors: u64,
-    /// How many events were lost to this writer, because the ring lapped it.
+    /// How many times it was tried again after that.
+    pub retries: u64,
+    /// How many events were lost to this writer, because the ring lapped it: those that the gaps in the storage count.
     pub dropped: u64,
     /// How many events are claimed after the last one that the storage has taken.
     pub lag: u64,
@@ -113,11 +128,11 @@ impl WriterCanceller {
         *lock(&self.cancelled.0)
     }
 
-    /// Sleeps until it is cancelled or time is up.
-    fn sleep_until(&self, until: Instant) {
+    /// Sleeps until time is up or, unless `anyway`, it is cancelled.
+    fn sleep_until(&self, until: Instant, anyway: bool) {
         let (cancelled, changed) = &*self.cancelled;
         let time = until.saturating_duration_since(Instant::now());
-        drop(changed.wait_timeout_while(lock(cancelled), time, |cancelled| !*cancelled));
+        drop(changed.wait_timeout_while(lock(cancelled), time, |cancelled| anyway || !*cancelled));
     }
 }
 
@@ -127,16 +142,24 @@ impl fmt::Debug for WriterCanceller {
     }
 }
 
-/// A run ended with an error, or was refused.
+/// Not everything was forwarded. What was not is still in the stream, for as long as its ring holds it, or in the writer's hand: see
+/// [`drain`](StorageWriter::drain).
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum RunError {
     /// A writer runs once; this one has.
     SecondRun,
-    /// The storage has failed for good. What it did not take is still in the ring, as long as the ring holds it.
+    /// The storage has failed for good.
     Storage(StorageError),
-    /// The storage asked to go on after a seq that the stream does not have.
-    Position(PositionError),
+    /// Time was up.
+    Deadline {
+        /// The last seq that the storage has taken.
+        appended: u64,
+        /// The last seq that it should have.
+        wanted: u64,
+        /// Why it did not take more, unless it was just too much.
+        error: Option<StorageError>,
+    },
 }
 
 impl fmt::Display for RunError {
@@ -144,7 +167,10 @@ impl fmt::Display for RunError {
         match self {
             Self::SecondRun => f.write_str("a storage writer runs once, and this one has run"),
             Self::Storage(error) => error.fmt(f),
-            Self::Position(error) => write!(f, "the storage is not of this stream: {error}"),
+            Self::Deadline { appended, wanted, error } => {
+                write!(f, "at the deadline what is up to seq {appended} of {wanted} was appended")?;
+                error.as_ref().map_or(Ok(()), |error| write!(f, ": {error}"))
+            }
         }
     }
 }
@@ -154,7 +180,7 @@ impl Error for RunError {
         match self {
             Self::SecondRun => None,
             Self::Storage(error) => Some(error),
-            Self::Position(error) => Some(error),
+            Self::Deadline { error, .. } => error.as_ref().map(|error| error as _),
         }
     }
 }
@@ -167,13 +193,16 @@ pub struct CloseError {
     /// The last seq that would survive a crash, as far as the storage promises that.
     pub durable: u64,
     /// Why.
-    pub error: StorageError,
+    pub error: RunError,
 }
 
 impl fmt::Display for CloseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { appended, durable, error } = self;
-        write!(f, "closed with everything up to seq {appended} appended, and up to {durable} durable: {error}")
+        write!(
+            f,
+            "closed with everything up to seq {appended} appended, and up to {durable} durable: {error}"
+        )
     }
 }
 
@@ -205,9 +234,12 @@ impl<S: Storage> StorageWriter<S> {
         Self {
             status: StatusHandle { counters: Arc::new(counters), stream: reader.handle().clone() },
             canceller: WriterCanceller { reader: reader.canceller(), cancelled: Arc::default() },
+            batch: Batch::new(reader.handle().epoch()),
+            gaps: VecDeque::new(),
+            pause: FIRST_PAUSE,
+            setback: 0,
             reader,
             storage,
-            batch: Batch::default(),
             ran: false,
         }
     }
@@ -244,56 +276,86 @@ impl<S: Storage> StorageWriter<S> {
             return Err(RunError::SecondRun);
         }
         loop {
-            let read = match self.until_done(None, Storage::idle)? {
-                Done::Yes(Some(due)) => self.reader.read_deadline(due),
-                Done::Yes(None) | Done::Rewound => self.reader.read(),
-                Done::Stopped => return Ok(()),
-            };
-            match read {
-                Ok(read) => take(read, &mut self.batch, &self.status),
-                Err(ReadError::TimedOut) => continue,
-                Err(ReadError::Closed | ReadError::Cancelled) => return Ok(()),
+            if self.batch.is_empty() {
+                let read = match self.until_done(None, Storage::idle)? {
+                    Done::Yes(Some(due)) => self.reader.read_deadline(due),
+                    Done::Yes(None) | Done::Rewound => self.reader.read(),
+                    Done::Stopped(_) => return Ok(()),
+                };
+                match read {
+                    Ok(read) => take(read, &mut self.batch, &mut self.gaps, &self.status),
+                    Err(ReadError::TimedOut) => continue,
+                    Err(ReadError::Closed | ReadError::Cancelled) => return Ok(()),
+                }
             }
             self.fill();
-            if !self.append(None)? {
+            if let Done::Stopped(_) = self.append(None)? {
                 return Ok(());
             }
         }
     }
 
-    /// Forwards what is there without waiting for more, until `deadline`. Returns the last seq that the storage has taken.
+    /// Forwards what was published before the call, and does not wait for more. Also after the run was cancelled, and what that had in hand. Returns
+    /// the last seq that the storage has taken.
     ///
     /// # Errors
     ///
-    /// When the storage fails for good. When it is just failing at the deadline, what it did not take is left where it is; the
-    /// [status](Self::status) tells.
+    /// When the storage fails for good, and when not everything is appended by the deadline. What is not stays where it is: it can be drained once
+    /// more.
     pub fn drain(&mut self, deadline: Instant) -> Result<u64, RunError> {
-        loop {
-            // What a cancelled run had in hand comes first.
-            self.fill();
-            if self.batch.is_empty() || !self.append(Some(deadline))? || Instant::now() >= deadline {
-                break;
-            }
-        }
-        Ok(self.status.counters.appended.load(Relaxed))
+        self.forward(self.status.stream.seq(), deadline)?;
+        Ok(self.appended())
     }
 
     /// Makes durable what was appended and closes the storage, until `deadline`. Gives the storage back.
+    ///
+    /// What was not appended is not: [`drain`](Self::drain) comes first. But what the storage takes back while it closes is appended again.
     ///
     /// # Errors
     ///
     /// What the storage could not make durable.
     pub fn close(mut self, deadline: Instant) -> Result<S, CloseError> {
-        let closed = self.storage.close(deadline);
-        self.note_durable();
-        let counters = &self.status.counters;
-        match closed {
-            Ok(()) => Ok(self.storage),
-            Err(error) => Err(CloseError {
-                appended: counters.appended.load(Relaxed),
-                durable: counters.durable.load(Relaxed),
-                error,
-            }),
+        let wanted = self.appended();
+        loop {
+            let closed = match self.until_done(Some(deadline), |storage| storage.close(deadline)) {
+                Ok(Done::Yes(())) => return Ok(self.storage),
+                Ok(Done::Rewound) => self.forward(wanted, deadline),
+                Ok(Done::Stopped(error)) => {
+                    Err(RunError::Deadline { appended: self.appended(), wanted, error: Some(error) })
+                }
+                Err(error) => Err(error),
+            };
+            if let Err(error) = closed {
+                let Status { appended, durable, .. } = self.status.get();
+                return Err(CloseError { appended, durable, error });
+            }
+        }
+    }
+
+    fn appended(&self) -> u64 {
+        self.status.counters.appended.load(Relaxed)
+    }
+
+    /// Forwards everything up to `wanted`, until `deadline`. It always looks once.
+    fn forward(&mut self, wanted: u64, deadline: Instant) -> Result<(), RunError> {
+        loop {
+            self.fill();
+            let mut failure = None;
+            if self.batch.is_empty() {
+                if self.appended() < wanted {
+                    // It is claimed, and still being written by its publisher.
+                    self.canceller.sleep_until(deadline.min(Instant::now() + LOOK_PAUSE), true);
+                }
+            } else if let Done::Stopped(error) = self.append(Some(deadline))? {
+                failure = Some(error);
+            }
+            let appended = self.appended();
+            if appended >= wanted {
+                return Ok(());
+            }
+            if failure.is_some() || Instant::now() >= deadline {
+                return Err(RunError::Deadline { appended, wanted, error: failure });
+            }
         }
     }
 
@@ -304,26 +366,26 @@ impl<S: Storage> StorageWriter<S> {
             && self.batch.lines().len() < limits.bytes
             && let Ok(read) = self.reader.try_read()
         {
-            take(read, &mut self.batch, &self.status);
+            take(read, &mut self.batch, &mut self.gaps, &self.status);
         }
     }
 
-    /// Appends the batch, and empties it. False if it was stopped before that: then the batch is still there.
-    fn append(&mut self, deadline: Option<Instant>) -> Result<bool, RunError> {
-        let batch = std::mem::take(&mut self.batch);
+    /// Appends the batch, and empties it. If it was stopped before that, the batch is still there.
+    fn append(&mut self, deadline: Option<Instant>) -> Result<Done<()>, RunError> {
+        let epoch = self.batch.epoch();
+        let mut batch = std::mem::replace(&mut self.batch, Batch::new(epoch));
         let done = self.until_done(deadline, |storage| storage.append(&batch));
-        self.batch = batch;
-        match done? {
-            Done::Yes(()) => {
-                if let Some(seq) = self.batch.last_seq() {
-                    self.status.counters.appended.store(seq, Relaxed);
-                }
+        if let Ok(Done::Yes(())) = done {
+            if let Some(seq) = batch.last_seq() {
+                self.status.counters.appended.store(seq, Relaxed);
             }
-            Done::Rewound => {} // what the batch holds is read again
-            Done::Stopped => return Ok(false),
+            self.succeeded();
         }
-        self.batch.clear();
-        Ok(true)
+        if let Ok(Done::Yes(()) | Done::Rewound) = done {
+            batch.clear();
+        }
+        self.batch = batch;
+        done
     }
 
     /// Does something with the storage, again and again until it succeeds. It is stopped by the deadline, or where there is none, by the
@@ -333,44 +395,92 @@ impl<S: Storage> StorageWriter<S> {
         deadline: Option<Instant>,
         mut attempt: impl FnMut(&mut S) -> Result<R, StorageError>,
     ) -> Result<Done<R>, RunError> {
-        let mut pause = FIRST_PAUSE;
+        let mut retries = 0u64;
         loop {
-            let result = attempt(&mut self.storage);
-            self.note_durable();
-            let error = match result {
-                Ok(result) => return Ok(Done::Yes(result)),
+            let error = match attempt(&mut self.storage) {
+                Ok(result) => {
+                    self.succeeded();
+                    if retries > 0 {
+                        tell!(INFO, "the storage has recovered", retries = retries);
+                    }
+                    return Ok(Done::Yes(result));
+                }
                 Err(error) => error,
             };
-            let counters = &self.status.counters;
+            self.note_durable();
+            let text = error.to_string();
+            let counters = &*self.status.counters;
             counters.errors.fetch_add(1, Relaxed);
-            *lock(&counters.last_error) = Some(error.to_string());
+            tell!(
+                WARN,
+                "the storage has failed",
+                error = text.as_str(),
+                appended = self.appended(),
+                pause_ms = self.pause.as_millis() as u64,
+            );
+            *lock(&counters.last_error) = Some(text);
             match error {
-                StorageError::Rewind { after, .. } => {
-                    self.reader.move_after(after).map_err(RunError::Position)?;
-                    counters.appended.store(after, Relaxed);
-                    return Ok(Done::Rewound);
-                }
                 StorageError::Fatal(_) => return Err(RunError::Storage(error)),
+                StorageError::Rewind { after, .. } => self.rewind(after)?,
                 StorageError::Retry(_) => {}
             }
-            let until = Instant::now() + pause;
-            pause = (pause * 2).min(MAX_PAUSE);
-            match deadline {
-                Some(deadline) if until >= deadline => return Ok(Done::Stopped),
-                Some(_) => std::thread::park_timeout(until.saturating_duration_since(Instant::now())),
-                None => self.canceller.sleep_until(until),
+            let stop = match deadline {
+                Some(deadline) => {
+                    let out_of_time = Instant::now() >= deadline;
+                    self.canceller.sleep_until(deadline.min(Instant::now() + self.pause), true);
+                    out_of_time
+                }
+                None => {
+                    self.canceller.sleep_until(Instant::now() + self.pause, false);
+                    self.canceller.is_cancelled()
+                }
+            };
+            self.pause = (self.pause * 2).min(MAX_PAUSE);
+            if let StorageError::Rewind { .. } = error {
+                return Ok(Done::Rewound);
             }
-            if deadline.is_none() && self.canceller.is_cancelled() {
-                return Ok(Done::Stopped);
+            if stop {
+                return Ok(Done::Stopped(error));
             }
+            retries += 1;
             self.status.counters.retries.fetch_add(1, Relaxed);
         }
     }
 
-    fn note_durable(&self) {
-        if let Some(seq) = self.storage.durable() {
+    /// Goes back, or forth, to what the storage holds.
+    fn rewind(&mut self, after: u64) -> Result<(), RunError> {
+        let appended = self.appended();
+        self.reader
+            .move_after(after)
+            .map_err(|error| RunError::Storage(StorageError::Fatal(error.into())))?;
+        self.batch.clear();
+        self.setback = self.setback.max(appended);
+        // They are read once more, and then count as what they are then.
+        while let Some(Gap { count, .. }) = self.gaps.back().filter(|gap| gap.to > after) {
+            self.status.counters.dropped.fetch_sub(*count, Relaxed);
+            self.gaps.pop_back();
+        }
+        self.status.counters.appended.store(after, Relaxed);
+        Ok(())
+    }
+
+    /// Takes note of what the storage has achieved.
+    fn succeeded(&mut self) {
+        let settled = self.note_durable().unwrap_or(self.appended());
+        if settled >= self.setback {
+            self.pause = FIRST_PAUSE;
+        }
+        while self.gaps.front().is_some_and(|gap| gap.to <= settled) {
+            self.gaps.pop_front();
+        }
+    }
+
+    fn note_durable(&self) -> Option<u64> {
+        let durable = self.storage.durable();
+        if let Some(seq) = durable {
             self.status.counters.durable.store(seq, Relaxed);
         }
+        durable
     }
 }
 
@@ -379,15 +489,30 @@ enum Done<R> {
     Yes(R),
     /// The reader was moved to where the storage wants to go on.
     Rewound,
-    Stopped,
+    /// By the deadline or the canceller; why it had not succeeded.
+    Stopped(StorageError),
 }
 
 /// Puts an envelope, or what stands for lost ones, behind the batch.
-fn take(read: ReadResult<RawEnvelope<'_>>, batch: &mut Batch, status: &StatusHandle) {
+fn take(
+    read: ReadResult<RawEnvelope<'_>>,
+    batch: &mut Batch,
+    gaps: &mut VecDeque<Gap>,
+    status: &StatusHandle,
+) {
     match read {
         ReadResult::Envelope(envelope) => batch.push(&envelope),
         ReadResult::Dropped { from, to } => {
-            status.counters.dropped.fetch_add(to - from + 1, Relaxed);
+            let count = to - from + 1;
+            tell!(
+                WARN,
+                "events are lost: the ring has lapped the writer",
+                from = from,
+                to = to,
+                count = count
+            );
+            status.counters.dropped.fetch_add(count, Relaxed);
+            gaps.push_back(Gap { to, count });
             batch.push_gap(from, to);
         }
     }

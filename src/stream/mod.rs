@@ -44,6 +44,7 @@ pub(crate) use publish::now;
 pub use publish::{BatchPublished, EventStream, Exclusive, Publish};
 #[cfg(feature = "futures")]
 pub use reader::Envelopes;
+pub(crate) use reader::category;
 pub use reader::{OwnedEnvelope, RawEnvelope, ReadResult, Reader};
 
 /// In a tag, above the category: the event is truncated.

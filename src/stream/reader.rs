@@ -339,7 +339,12 @@ impl RawEnvelope<'_> {
 
     /// The category. A name that is not [known](Category::KNOWN) is parsed for.
     pub fn category(&self) -> Category<'_> {
-        category(self.event.tag, self.event_json())
+        category(self.category_index(), self.event_json())
+    }
+
+    /// The place of the category among the [known](Category::KNOWN) ones, or how many there are for any other name.
+    pub(crate) fn category_index(&self) -> u8 {
+        category_of(self.event.tag)
     }
 
     /// Whether this is the truncated form of an event that was too large, or whose reader came too late for the
@@ -435,7 +440,7 @@ impl OwnedEnvelope {
 
     /// The category. A name that is not [known](Category::KNOWN) is parsed for.
     pub fn category(&self) -> Category<'_> {
-        category(self.tag, self.event_json())
+        category(category_of(self.tag), self.event_json())
     }
 
     /// See [`RawEnvelope::truncated`].
@@ -473,14 +478,15 @@ fn is_truncated(event: &LanedEvent<'_>) -> bool {
     event.short || event.tag & TRUNCATED != 0
 }
 
-fn category(tag: u16, event_json: &[u8]) -> Category<'_> {
+/// The category with this index among the known ones; beyond them it is parsed for.
+pub(crate) fn category(index: u8, event_json: &[u8]) -> Category<'_> {
     #[derive(serde::Deserialize)]
     struct Only<'a> {
         #[serde(borrow)]
         category: Category<'a>,
     }
 
-    match Category::KNOWN.get(usize::from(category_of(tag))) {
+    match Category::KNOWN.get(usize::from(index)) {
         Some(category) => category.clone(),
         None => serde_json::from_slice(event_json)
             .map_or_else(|_| Category::from(""), |Only { category }| category),
