@@ -6,6 +6,6 @@ macro_rules! tell {
         #[cfg(feature = "tracing")]
         tracing::event!(target: "lapwing::storage", tracing::Level::$level, $($field = $value,)* $message);
         #[cfg(not(feature = "tracing"))]
-        let _ = || ($(&$value,)*);
+        let _ = || { $(let _ = &$value;)* };
     }};
 }

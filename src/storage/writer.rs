@@ -277,10 +277,15 @@ impl<S: Storage> StorageWriter<S> {
         }
         loop {
             if self.batch.is_empty() {
-                let read = match self.until_done(None, Storage::idle)? {
-                    Done::Yes(Some(due)) => self.reader.read_deadline(due),
-                    Done::Yes(None) | Done::Rewound => self.reader.read(),
+                let due = match self.until_done(None, Storage::idle)? {
+                    Done::Yes(due) => due,
+                    // If it has gone back by nothing, there is nothing to read, and what it wanted is still due.
+                    Done::Rewound(_) => Some(Instant::now()),
                     Done::Stopped(_) => return Ok(()),
+                };
+                let read = match due {
+                    Some(due) => self.reader.read_deadline(due),
+                    None => self.reader.read(),
                 };
                 match read {
                     Ok(read) => take(read, &mut self.batch, &mut self.gaps, &self.status),
@@ -303,7 +308,7 @@ impl<S: Storage> StorageWriter<S> {
     /// When the storage fails for good, and when not everything is appended by the deadline. What is not stays where it is: it can be drained once
     /// more.
     pub fn drain(&mut self, deadline: Instant) -> Result<u64, RunError> {
-        self.forward(self.status.stream.seq(), deadline)?;
+        self.forward(self.status.stream.seq(), deadline, None)?;
         Ok(self.appended())
     }
 
@@ -319,8 +324,10 @@ impl<S: Storage> StorageWriter<S> {
         loop {
             let closed = match self.until_done(Some(deadline), |storage| storage.close(deadline)) {
                 Ok(Done::Yes(())) => return Ok(self.storage),
-                Ok(Done::Rewound) => self.forward(wanted, deadline),
-                Ok(Done::Stopped(error)) => {
+                Ok(Done::Rewound(error)) if Instant::now() < deadline => {
+                    self.forward(wanted, deadline, Some(error))
+                }
+                Ok(Done::Rewound(error) | Done::Stopped(error)) => {
                     Err(RunError::Deadline { appended: self.appended(), wanted, error: Some(error) })
                 }
                 Err(error) => Err(error),
@@ -336,34 +343,38 @@ impl<S: Storage> StorageWriter<S> {
         self.status.counters.appended.load(Relaxed)
     }
 
-    /// Forwards everything up to `wanted`, until `deadline`. It always looks once.
-    fn forward(&mut self, wanted: u64, deadline: Instant) -> Result<(), RunError> {
+    /// Forwards everything up to `wanted`, until `deadline`. It always looks once. The storage has failed before, or not.
+    fn forward(
+        &mut self,
+        wanted: u64,
+        deadline: Instant,
+        mut failure: Option<StorageError>,
+    ) -> Result<(), RunError> {
         loop {
             self.fill();
-            let mut failure = None;
             if self.batch.is_empty() {
                 if self.appended() < wanted {
                     // It is claimed, and still being written by its publisher.
                     self.canceller.sleep_until(deadline.min(Instant::now() + LOOK_PAUSE), true);
                 }
-            } else if let Done::Stopped(error) = self.append(Some(deadline))? {
+            } else if let Done::Rewound(error) | Done::Stopped(error) = self.append(Some(deadline))? {
                 failure = Some(error);
             }
             let appended = self.appended();
             if appended >= wanted {
                 return Ok(());
             }
-            if failure.is_some() || Instant::now() >= deadline {
+            if Instant::now() >= deadline {
                 return Err(RunError::Deadline { appended, wanted, error: failure });
             }
         }
     }
 
-    /// Takes more envelopes into the batch, as many as it may have, without waiting.
+    /// Takes more envelopes into the batch, as many as it may have and at least one, without waiting.
     fn fill(&mut self) {
         let limits = self.storage.limits();
-        while self.batch.len() < limits.envelopes
-            && self.batch.lines().len() < limits.bytes
+        while (self.batch.is_empty()
+            || self.batch.len() < limits.envelopes && self.batch.lines().len() < limits.bytes)
             && let Ok(read) = self.reader.try_read()
         {
             take(read, &mut self.batch, &mut self.gaps, &self.status);
@@ -381,7 +392,7 @@ impl<S: Storage> StorageWriter<S> {
             }
             self.succeeded();
         }
-        if let Ok(Done::Yes(()) | Done::Rewound) = done {
+        if let Ok(Done::Yes(()) | Done::Rewound(_)) = done {
             batch.clear();
         }
         self.batch = batch;
@@ -437,7 +448,7 @@ impl<S: Storage> StorageWriter<S> {
             };
             self.pause = (self.pause * 2).min(MAX_PAUSE);
             if let StorageError::Rewind { .. } = error {
-                return Ok(Done::Rewound);
+                return Ok(Done::Rewound(error));
             }
             if stop {
                 return Ok(Done::Stopped(error));
@@ -487,8 +498,8 @@ impl<S: Storage> StorageWriter<S> {
 /// What came of an attempt.
 enum Done<R> {
     Yes(R),
-    /// The reader was moved to where the storage wants to go on.
-    Rewound,
+    /// The reader was moved to where the storage wants to go on; why.
+    Rewound(StorageError),
     /// By the deadline or the canceller; why it had not succeeded.
     Stopped(StorageError),
 }

@@ -32,6 +32,21 @@ pub fn sized(ts: i64, len: usize) -> Event<'static> {
     event
 }
 
+/// The event number `seq` of those that tell by their number what they are: of every category in turn, and of about
+/// 180 to 500 bytes.
+pub fn numbered(seq: u64) -> Event<'static> {
+    let at = (seq % (Category::KNOWN.len() as u64 + 2)) as usize;
+    let category = Category::KNOWN.get(at).cloned().unwrap_or_else(|| format!("other {at}").into());
+    let event = Event::new("numbered", category, Source::new(SourceKind::Cdp)).ts(seq as i64);
+    let filler: String = (0..seq * 37 % 320).map(|at| char::from(b'a' + ((seq + at) % 26) as u8)).collect();
+    event.data_from(&[filler, "é\n\"\u{1f980}".into()]).unwrap()
+}
+
+/// The envelope of [`numbered`].
+pub fn numbered_line(seq: u64) -> Vec<u8> {
+    [format!("{{\"seq\":{seq},\"event\":").as_bytes(), &numbered(seq).to_json(), b"}"].concat()
+}
+
 pub fn published(seq: u64) -> Publish {
     Publish::Published { seq, truncated: false }
 }
