@@ -69,6 +69,8 @@ use crate::event::Category;
 ///   can be one batch of which some categories are there and others are not.
 /// - When the machine dies, what is [durable](Storage::durable) is there. That is up to [`Fsync`].
 /// - When the system fails to make durable what it took, nobody knows what is there. It is cut off, and read from the ring once more.
+/// - When somebody removes a file, what was in it is gone. If it is the one that is written to, the next batch fails, and goes to a new file when it
+///   is tried again; if the directory is gone, for as long as it is.
 /// - One process writes: a second `open` is refused while the first one lasts. Anybody may read.
 #[derive(Debug)]
 pub struct JsonLines {
@@ -377,6 +379,10 @@ impl JsonLines {
 
     /// Writes lines to the file of a chain, or to a new one.
     fn write(&mut self, at: usize, epoch: u64, first_seq: u64, lines: &[u8]) -> Result<(), StorageError> {
+        if let Some(file) = self.chains[at].file.take_if(|file| file.is_removed()) {
+            let error = io::Error::new(io::ErrorKind::NotFound, "it was removed");
+            return Err(file.failed("append to")(error).into());
+        }
         let Self { config, chains, .. } = &*self;
         if chains[at].file.as_ref().is_some_and(|file| {
             file.len + lines.len() as u64 > config.max_bytes || file.is_older_than(config.max_age)
@@ -478,6 +484,14 @@ impl JsonLines {
 impl Current {
     fn is_older_than(&self, age: Option<Duration>) -> bool {
         age.is_some_and(|age| self.created.elapsed() >= age)
+    }
+
+    /// Whether somebody has removed it: what is written to it then is gone with it, and no write fails. Where there is no such thing, false.
+    fn is_removed(&self) -> bool {
+        #[cfg(unix)]
+        return self.file.metadata().is_ok_and(|file| std::os::unix::fs::MetadataExt::nlink(&file) == 0);
+        #[cfg(not(unix))]
+        false
     }
 
     fn failed(&self, doing: &'static str) -> impl FnOnce(io::Error) -> FileError {
