@@ -2,6 +2,7 @@
 //!
 //! - `stream` (feature `std`): telemetry events, serialized once, streamed to every reader.
 //! - `storage` (feature `std`): what leaves the stream arrives in a storage, such as a directory of JSON Lines.
+//! - `serve` (feature `serve`): a stream over HTTP, as server-sent events.
 //! - `event` (feature `std`): those events, their JSON, and a check of what claims to be one.
 //! - [`ring`]: what the stream is made of: any number of publishers and readers of bytes or plain values.
 //! - [`truncate`]: payloads that are too large are cut where they stay valid UTF-8 and valid JSON.
@@ -20,6 +21,8 @@ pub mod design {}
 #[cfg(feature = "std")]
 pub mod event;
 pub mod ring;
+#[cfg(feature = "serve")]
+pub mod serve;
 #[cfg(feature = "std")]
 pub mod storage;
 #[cfg(feature = "std")]

@@ -153,8 +153,17 @@ pub enum InvalidReason {
 
 impl fmt::Display for InvalidEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let at = self.at;
-        match self.reason {
+        write!(f, "{}. Nothing was published", Reason(self))
+    }
+}
+
+/// Why JSON is no event, without what has happened to it.
+pub(crate) struct Reason<'a>(pub(crate) &'a InvalidEvent);
+
+impl fmt::Display for Reason<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = self.0.at;
+        match self.0.reason {
             InvalidReason::Expected(what) => write!(f, "no event: {what} is expected at byte {at}"),
             InvalidReason::Missing(field) => {
                 write!(f, "no event: the object that ends at byte {at} has no `{field}`, which is required")
@@ -183,8 +192,7 @@ impl fmt::Display for InvalidEvent {
                 f,
                 "no event: the escape at byte {at} is half a surrogate pair, which only `data` may have"
             ),
-        }?;
-        f.write_str(". Nothing was published")
+        }
     }
 }
 

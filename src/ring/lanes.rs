@@ -132,6 +132,7 @@ enum Place {
 
 /// Room for an event in its slot, and for one from chunks: a run that turns out to be overwritten must not have
 /// overwritten the short form.
+#[cfg_attr(feature = "serve", derive(Default))]
 pub struct Buffer {
     small: Box<[u8]>,
     large: Box<[u8]>,

@@ -91,6 +91,12 @@ impl<P: Payload> Handle<P> {
     pub fn reader_after(&self, seq: u64) -> Result<Reader<P>, PositionError> {
         Ok(Reader::new(self, self.position_after(seq)?))
     }
+
+    /// What a reader reads into.
+    #[cfg(feature = "serve")]
+    pub(crate) fn new_buffer(&self) -> P::Buffer {
+        P::buffer(self.shared.slot_bytes, &self.shared.lane)
+    }
 }
 
 impl<P: Payload> Reader<P> {
@@ -273,6 +279,12 @@ impl<P: Payload> Reader<P> {
             }
             Absent::Closed => Err(Miss::Closed),
         }
+    }
+
+    /// Puts a buffer of the same ring in the place of the one that it reads into.
+    #[cfg(feature = "serve")]
+    pub(crate) fn swap_buffer(&mut self, buffer: &mut P::Buffer) {
+        core::mem::swap(&mut self.buffer, buffer);
     }
 
     pub(crate) fn filter_by(&mut self, mut wanted: impl FnMut(u16) -> bool) {

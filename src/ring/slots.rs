@@ -311,6 +311,11 @@ impl<P: Sealed> Slots<P> {
         }
     }
 
+    /// Whether no number is given any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.head().load(Relaxed) & CLOSED != 0
+    }
+
     /// Ends the numbers. False when the ring was closed already.
     pub(crate) fn close(&self) -> bool {
         let last = self.refuse_claims();

@@ -107,6 +107,11 @@ impl Handle {
         self.core.epoch
     }
 
+    /// Whether the stream takes no more events. Readers still get what is there.
+    pub fn is_closed(&self) -> bool {
+        self.ring.is_closed()
+    }
+
     /// How many events the stream holds.
     pub fn events(&self) -> u64 {
         self.ring.capacity()
@@ -136,6 +141,12 @@ impl Handle {
     /// just at it may still go by what was before.
     pub fn set_captured(&self, captured: CategorySet) {
         self.core.captured.store(always_captured(captured).bits(), Relaxed);
+    }
+
+    /// See [`ring::Watch`].
+    #[cfg(feature = "serve")]
+    pub(crate) fn watch(&self) -> Watch {
+        ring::Watch::new(&self.ring)
     }
 
     /// A new reader's place in the list.
@@ -193,6 +204,10 @@ impl Handle {
         }
     }
 }
+
+/// Wakes one who wakes others when something is published.
+#[cfg(feature = "serve")]
+pub(crate) type Watch = ring::Watch<Laned>;
 
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -39,9 +39,15 @@ use crate::ring::lanes::CLASS_COUNT;
 pub use crate::ring::{Canceller, ReadError, TryReadError, Wait};
 pub use config::{CategorySet, Config};
 pub use error::{BatchError, ConfigError, PositionError, PublishError};
+#[cfg(feature = "serve")]
+pub(crate) use handle::Watch;
 pub use handle::{Handle, ReaderStatus, Stats};
+#[cfg(feature = "serve")]
+pub(crate) use publish::completed;
 pub(crate) use publish::now;
 pub use publish::{BatchPublished, EventStream, Exclusive, Publish};
+#[cfg(feature = "serve")]
+pub(crate) use reader::Buffer;
 #[cfg(feature = "futures")]
 pub use reader::Envelopes;
 pub(crate) use reader::category;

@@ -630,6 +630,17 @@ fn publish_other_json(
     send(core, &item, json, &forms.short, to)
 }
 
+/// What [`EventStream::publish_json`] makes of `json`, or `None` where that is `json` as it is.
+#[cfg(feature = "serve")]
+pub(crate) fn completed(json: &[u8]) -> Result<Option<Vec<u8>>, crate::event::InvalidEvent> {
+    let valid = validate(json)?;
+    Ok((!valid.is_complete()).then(|| {
+        let mut ready = Vec::with_capacity(json.len() + MAX_SEQ_DIGITS + 6);
+        complete(json, &valid, &mut ready);
+        ready
+    }))
+}
+
 /// The event on one line, and with a `ts`.
 fn complete(json: &[u8], valid: &Valid<'_>, out: &mut Vec<u8>) {
     let (before, after) = match valid.ts() {

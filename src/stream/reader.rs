@@ -310,6 +310,37 @@ impl Reader {
     }
 }
 
+/// What a reader reads into, for those that share one: see [`Reader::lend`].
+#[cfg(feature = "serve")]
+#[derive(Default)]
+pub(crate) struct Buffer(crate::ring::lanes::Buffer);
+
+#[cfg(feature = "serve")]
+impl Handle {
+    /// One for a reader of this stream.
+    pub(crate) fn buffer(&self) -> Buffer {
+        Buffer(self.ring.new_buffer())
+    }
+}
+
+#[cfg(feature = "serve")]
+impl Reader {
+    /// Takes the reader's buffer away. From now on it reads while it is lent one only.
+    pub(crate) fn take_buffer(&mut self) -> Buffer {
+        let mut buffer = Buffer::default();
+        self.ring.swap_buffer(&mut buffer.0);
+        buffer
+    }
+
+    /// Calls `read` with this reader while it has `buffer`, of the same stream.
+    pub(crate) fn lend<R>(&mut self, buffer: &mut Buffer, read: impl FnOnce(&mut Self) -> R) -> R {
+        self.ring.swap_buffer(&mut buffer.0);
+        let result = read(self);
+        self.ring.swap_buffer(&mut buffer.0);
+        result
+    }
+}
+
 impl Drop for Reader {
     fn drop(&mut self) {
         self.state.handle.forget(&self.state.vitals);
