@@ -23,8 +23,9 @@ use super::State;
 const HEAD_BYTES: usize = 16 << 10;
 /// After the system had no descriptor or no memory for a connection.
 const PAUSE: Duration = Duration::from_millis(50);
-/// How long a client that still sends has for its answer.
+/// How long, and for how many bytes more, a client that still sends has for its answer.
 const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: u64 = 16 << 20;
 /// What a connection too many is told.
 const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: 46\r\n\
@@ -111,7 +112,8 @@ async fn serve(
 /// Closes a connection so that its client gets the last answer: one that is still sending when its socket is gone would lose it.
 async fn linger(mut socket: TcpStream) {
     let _ = socket.shutdown().await;
+    let mut rest = socket.take(LINGER_BYTES);
     let mut discarded = vec![0; HEAD_BYTES];
-    let discard = async { while matches!(socket.read(&mut discarded).await, Ok(1..)) {} };
+    let discard = async { while matches!(rest.read(&mut discarded).await, Ok(1..)) {} };
     let _ = tokio::time::timeout(LINGER, discard).await;
 }
