@@ -4,7 +4,6 @@
 //! and takes the time of each `publish`; before and after that without a client. The last lines are one for each goal. As a test
 //! (`-- --test`), with few clients and events.
 
-#[allow(dead_code)]
 mod harness;
 
 use std::io::{BufRead, BufReader, Lines, Write};

@@ -16,7 +16,7 @@ use crate::{Served, event, publish};
 
 #[test]
 fn what_is_no_request_is_refused_and_harms_nobody() {
-    let served = Served::new();
+    let served = Served::start();
     let long = "x".repeat(100_000);
     let post = "POST /events HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n";
     let get = "GET /events?replay=all HTTP/1.1\r\n";
@@ -61,7 +61,7 @@ fn what_is_no_request_is_refused_and_harms_nobody() {
 
 #[test]
 fn requests_may_follow_each_other_without_waiting() {
-    let served = Served::new();
+    let served = Served::start();
     let mut connection = Connection::to(served.address);
     connection.send("GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(3));
     for _ in 0..3 {
@@ -145,7 +145,7 @@ fn one_connection_too_many_is_told_so() {
 #[test]
 fn all_bodies_together_have_a_bound() {
     // 2 MiB each, of 64 MiB: they do not all get what they need.
-    let served = Served::new();
+    let served = Served::start();
     let head = "POST /events HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 2097152\r\n\r\n";
     let body = vec![b' '; (2 << 20) - 1];
     let mut bodies: Vec<_> = (0..40)

@@ -26,7 +26,7 @@ pub struct Served {
 
 impl Served {
     /// 64 events, and 1 MiB of memory for large ones.
-    pub fn new() -> Self {
+    pub fn start() -> Self {
         Self::with(Config::new().events(64).large_bytes(1 << 20), |server| server)
     }
 

@@ -30,7 +30,7 @@ fn is_empty(reader: &mut Reader) -> bool {
 
 #[test]
 fn an_event_is_published_and_its_envelope_returned() {
-    let served = Served::new();
+    let served = Served::start();
     let mut reader = served.stream.reader_from_oldest();
     let mut connection = Connection::to(served.address);
     let large = "x".repeat(200_000);
@@ -79,7 +79,7 @@ fn what_is_not_captured_has_no_content() {
 
 #[test]
 fn what_is_no_event_is_told_with_its_place() {
-    let served = Served::new();
+    let served = Served::start();
     for (json, place, what) in [
         (r#"{"ts":1,"category":"page","source":{"kind":"x"}}"#, "line 1, column 48", "`type`"),
         (r#"{"ts":1,"type":"x","source":{"kind":"x"}}"#, "line 1, column 41", "`category`"),
@@ -100,7 +100,7 @@ fn what_is_no_event_is_told_with_its_place() {
 #[test]
 fn other_types_of_content_are_refused() {
     // Among them all that a page of another origin can send without asking first.
-    let served = Served::new();
+    let served = Served::start();
     for content_type in
         ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "", "application/jsonx"]
     {
@@ -127,7 +127,7 @@ fn chunked(content_type: &str, chunks: &[&str]) -> String {
 
 #[test]
 fn a_body_may_come_in_chunks() {
-    let served = Served::new();
+    let served = Served::start();
     let event = event("page", "x");
     let mut connection = Connection::to(served.address);
     let (start, end) = event.split_at(20);
@@ -169,7 +169,7 @@ fn an_event_has_as_many_bytes_as_are_allowed_and_no_more() {
 
 #[test]
 fn the_limits_are_those_of_the_contract_by_default() {
-    let served = Served::new();
+    let served = Served::start();
     for (content_type, max) in [(JSON, 2 << 20), (LINES, 16 << 20)] {
         for (len, status) in [(max, 0), (max + 1, 413)] {
             let mut connection = Connection::to(served.address);
@@ -194,7 +194,7 @@ fn an_event_that_is_too_large_without_its_data_is_too_large() {
 
 #[test]
 fn a_body_that_is_broken_publishes_nothing() {
-    let served = Served::new();
+    let served = Served::start();
     let mut connection = Connection::to(served.address);
     let head = format!(
         "POST /events HTTP/1.1\r\nhost: localhost\r\ncontent-type: {JSON}\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -232,7 +232,7 @@ fn a_body_that_takes_too_long_is_given_up() {
 
 #[test]
 fn a_closed_stream_is_not_available() {
-    let served = Served::new();
+    let served = Served::start();
     served.stream.close();
     for content_type in [JSON, LINES] {
         let response = post(served.address, content_type, event("page", "x"));
@@ -279,7 +279,7 @@ fn a_batch_may_come_in_any_chunks() {
     let batch =
         [event("page", "a"), event("page", "grün"), String::new(), event("page", "c")].join("\n") + "\n";
     for size in [1, 2, 7, 64, 100, 1000] {
-        let served = Served::new();
+        let served = Served::start();
         let mut request = format!(
             "POST /events HTTP/1.1\r\nhost: localhost\r\ncontent-type: {LINES}\r\ntransfer-encoding: chunked\r\n\r\n"
         )
@@ -303,7 +303,7 @@ fn a_batch_may_come_in_any_chunks() {
 
 #[test]
 fn a_batch_of_which_nothing_is_taken_is_wrong() {
-    let served = Served::new();
+    let served = Served::start();
     let response = post(served.address, LINES, "nonsense\n".repeat(250));
     let report = response.json();
     assert_eq!((response.status, &report["lines"], &report["published"]), (400, &json!(250), &json!(0)));
@@ -356,7 +356,7 @@ fn a_batch_that_is_too_large_is_told_what_was_published() {
 
 #[test]
 fn a_batch_is_cut_short_where_the_stream_is_closed() {
-    let served = Served::new();
+    let served = Served::start();
     let mut connection = Connection::to(served.address);
     let line = event("page", "x") + "\n";
     connection.send(format!(
@@ -382,7 +382,7 @@ fn next_waiting(served: &Served) -> String {
 
 #[test]
 fn curl_publishes() {
-    let served = Served::new();
+    let served = Served::start();
     let url = format!("http://{}/events", served.address);
     let mut file = tempfile::NamedTempFile::new().unwrap();
     // More than a mebibyte: it asks whether it may send it.

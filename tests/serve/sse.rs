@@ -23,7 +23,7 @@ fn frames(served: &Served, id_tail: &str) -> String {
 
 #[test]
 fn frames_are_the_references_byte_for_byte() {
-    let served = Served::new();
+    let served = Served::start();
     let literal =
         br#"{"ts":5,"type":"tick","category":"system","source":{"kind":"cdp"},"data":"\u00e9 \u2028 "}"#;
     served.stream.publish_json(literal).unwrap();
@@ -53,7 +53,7 @@ fn frames_are_the_references_byte_for_byte() {
 
 #[test]
 fn ids_have_the_epoch_unless_asked_for_without() {
-    let served = Served::new();
+    let served = Served::start();
     publish(&served.stream, 3);
     served.stream.close();
     let closed = "event: closed\ndata: {\"seq\":3}\n\n";
@@ -65,7 +65,7 @@ fn ids_have_the_epoch_unless_asked_for_without() {
 
 #[test]
 fn a_client_gets_what_comes_after_it_and_nothing_else() {
-    let served = Served::new();
+    let served = Served::start();
     publish(&served.stream, 3);
     let mut events = Events::new(served.address, "", "");
     for seq in 4..=40 {
@@ -138,7 +138,7 @@ fn the_heartbeat_is_that_of_the_contract_by_default() {
 
 #[test]
 fn a_client_resumes_after_its_last_id() {
-    let served = Served::new();
+    let served = Served::start();
     publish(&served.stream, 10);
     served.stream.close();
     let epoch = served.epoch();
@@ -194,7 +194,7 @@ fn an_id_that_is_not_of_this_run_restarts_and_says_so() {
 
 #[test]
 fn a_stream_without_events_restarts_from_its_first() {
-    let served = Served::new();
+    let served = Served::start();
     let epoch = served.epoch();
     let mut events = Events::new(served.address, "", "last-event-id: 3\r\n");
     let restarted = format!(
@@ -225,7 +225,7 @@ fn what_is_overwritten_is_told_at_the_start() {
 
 #[test]
 fn what_is_asked_for_wrongly_is_told_with_what_is_allowed() {
-    let served = Served::new();
+    let served = Served::start();
     let epoch = served.epoch();
     for (query, allowed) in [
         ("?replay=", "`all`"),
@@ -283,7 +283,7 @@ fn what_is_asked_for_wrongly_is_told_with_what_is_allowed() {
 
 #[test]
 fn categories_are_chosen_by_name() {
-    let served = Served::new();
+    let served = Served::start();
     for (at, category) in
         ["network", "console", "billing", "system", "shipping", "network"].iter().enumerate()
     {
@@ -315,7 +315,7 @@ fn categories_are_chosen_by_name() {
 
 #[test]
 fn types_are_compared_as_what_they_mean() {
-    let served = Served::new();
+    let served = Served::start();
     let spelled = |json: &str| served.stream.publish_json(json.as_bytes()).unwrap().seq().unwrap();
     let plain = spelled(&event("page", "load"));
     let _longer = spelled(&event("page", "loaded"));
@@ -398,7 +398,7 @@ fn a_slow_client_is_lapped_and_told_exactly() {
 
 #[test]
 fn a_client_is_a_reader_with_its_address_until_it_goes() {
-    let served = Served::new();
+    let served = Served::start();
     let events = Connection::to(served.address);
     let peer = events.socket().local_addr().unwrap();
     let mut events = {
@@ -438,7 +438,7 @@ fn many_clients_get_the_same() {
 
 #[test]
 fn at_shutdown_a_client_gets_what_there_is() {
-    let mut served = Served::new();
+    let mut served = Served::start();
     let mut events = Events::new(served.address, "?ids=seq", "");
     publish(&served.stream, 5);
     served.stop();
@@ -468,7 +468,7 @@ fn a_client_that_does_not_take_its_rest_is_cut_off_and_counted() {
 
 #[test]
 fn curl_reads_it() {
-    let served = Served::new();
+    let served = Served::start();
     publish(&served.stream, 5);
     served.stream.close();
     let url = format!("http://{}/events?replay=all&ids=seq", served.address);

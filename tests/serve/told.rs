@@ -199,7 +199,7 @@ fn parsed(text: &str) -> Vec<(String, f64)> {
 
 #[test]
 fn health_is_that_of_the_stream() {
-    let served = Served::new();
+    let served = Served::start();
     let response = get(served.address, "/healthz", "");
     assert_eq!((response.status, response.text()), (200, "ok\n"));
     served.stream.close();
@@ -208,7 +208,7 @@ fn health_is_that_of_the_stream() {
 
 #[test]
 fn the_page_is_allowed_nothing_but_itself() {
-    let response = get(Served::new().address, "/", "");
+    let response = get(Served::start().address, "/", "");
     assert_eq!((response.status, response.header("content-type")), (200, Some("text/html; charset=utf-8")));
     assert_eq!(response.text(), include_str!("../../src/serve/page.html"));
     let policy = response.header("content-security-policy").unwrap();
@@ -299,7 +299,7 @@ fn other_machines_are_served_with_a_token_only() {
 
 #[test]
 fn without_a_token_no_name_leads_here() {
-    let served = Served::new();
+    let served = Served::start();
     let status = |host: &str| {
         let mut connection = Connection::to(served.address);
         connection.send(format!("GET /stats HTTP/1.1\r\nhost: {host}\r\n\r\n"));
@@ -334,7 +334,7 @@ fn without_a_token_no_name_leads_here() {
 
 #[test]
 fn no_error_tells_of_the_machine() {
-    let served = Served::new();
+    let served = Served::start();
     let here = served.address.to_string();
     for (request, status) in [
         ("GET /events?replay=x HTTP/1.1\r\nhost: localhost\r\n\r\n", 400),
@@ -401,7 +401,7 @@ async fn serve_one(
 
 #[test]
 fn when_the_last_client_goes_nobody_waits_in_the_stream() {
-    let served = Served::new();
+    let served = Served::start();
     let client = Events::new(served.address, "", "");
     drop(client);
     let deadline = Instant::now() + Duration::from_secs(30);
