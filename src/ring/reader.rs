@@ -780,6 +780,14 @@ mod waiting {
             found
         }
 
+        /// Gives up its place in the list. From now on a read that waits asks to be polled again at once.
+        #[cfg(feature = "serve")]
+        pub(crate) fn leave_waiting(&mut self) {
+            if let (Some(waiters), Some(key)) = (&self.handle.shared.waiters, self.waiting.key.take()) {
+                waiters.leave(key);
+            }
+        }
+
         fn register(&mut self, waker: &Waker) -> bool {
             self.waiting.registered = true;
             match (&self.handle.shared.waiters, self.waiting.key) {

@@ -192,7 +192,7 @@ impl Client {
             }
         };
         let mut reader = reader.named(name);
-        drop(reader.take_buffer());
+        reader.give_up_waiting();
         let mut other_categories = None;
         if let Some(mut names) = query.categories {
             reader.set_categories(names.iter().cloned().collect::<CategorySet>());
@@ -250,15 +250,12 @@ impl HttpBody for Client {
             if !chunk.is_empty() {
                 break chunk;
             }
-            match end {
-                _ if client.is_over => continue,
-                End::More => {
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
-                End::Empty | End::Closed => {}
+            if client.is_over {
+                continue;
             }
-            if client.beat.as_mut().poll(cx).is_ready() {
+            if end == End::More {
+                cx.waker().wake_by_ref();
+            } else if client.beat.as_mut().poll(cx).is_ready() {
                 client.beat.set(client.seat.next_beat());
                 continue;
             }

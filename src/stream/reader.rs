@@ -312,7 +312,6 @@ impl Reader {
 
 /// What a reader reads into, for those that share one: see [`Reader::lend`].
 #[cfg(feature = "serve")]
-#[derive(Default)]
 pub(crate) struct Buffer(crate::ring::lanes::Buffer);
 
 #[cfg(feature = "serve")]
@@ -325,11 +324,11 @@ impl Handle {
 
 #[cfg(feature = "serve")]
 impl Reader {
-    /// Takes the reader's buffer away. From now on it reads while it is lent one only.
-    pub(crate) fn take_buffer(&mut self) -> Buffer {
-        let mut buffer = Buffer::default();
-        self.ring.swap_buffer(&mut buffer.0);
-        buffer
+    /// Gives up its buffer and its place among those that a publisher wakes. From now on it reads only while it is lent a buffer, and does not
+    /// wait.
+    pub(crate) fn give_up_waiting(&mut self) {
+        self.ring.swap_buffer(&mut Default::default());
+        self.ring.leave_waiting();
     }
 
     /// Calls `read` with this reader while it has `buffer`, of the same stream.

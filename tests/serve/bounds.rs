@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use lapwing::stream::Config;
 
 use crate::http::{Connection, Events, get, post};
-use crate::{Served, event, publish};
+use crate::{Served, SetAtEnd, event, publish};
 
 // ---- Requests that are none.
 
@@ -285,21 +285,13 @@ fn unaffected(address: SocketAddr, attack: impl FnOnce()) {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         let good = scope.spawn(|| all_arrives(address, &over));
-        let _over = Over(&over);
+        let stop = SetAtEnd(&over);
         attack();
-        over.store(true, Ordering::Release);
+        drop(stop);
         let count = good.join().unwrap();
         assert!(count >= 100, "no event was published meanwhile");
         println!("{count} events were published meanwhile, and all have arrived");
     });
-
-    /// Also when it fails.
-    struct Over<'a>(&'a AtomicBool);
-    impl Drop for Over<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Release);
-        }
-    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod told;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use lapwing::serve::{ServeError, Server};
@@ -66,6 +67,15 @@ impl Drop for Served {
             let served = thread.join();
             assert!(std::thread::panicking() || served.unwrap().is_ok());
         }
+    }
+}
+
+/// Set when this is dropped: also when a test fails, so that no thread goes on for ever.
+pub struct SetAtEnd<'a>(pub &'a AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
     }
 }
 

@@ -1,12 +1,13 @@
 //! `GET /events`.
 
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use lapwing::stream::{Config, ReadResult};
 
 use crate::http::{Connection, Events, get};
-use crate::{Served, event, publish};
+use crate::{Served, SetAtEnd, event, publish};
 
 /// The frames of everything that the stream holds, with ids that end so.
 fn frames(served: &Served, id_tail: &str) -> String {
@@ -125,6 +126,27 @@ fn heartbeats_come_after_silence_only() {
     assert_eq!(frame.id.as_deref(), Some("1"));
     assert_eq!(events.text(), ":\n\n");
     assert!(published.elapsed() >= SILENCE, "too soon after an event");
+}
+
+#[test]
+fn who_gets_nothing_sees_that_the_connection_stands() {
+    let served = Served::with(Config::new(), |server| server.heartbeat(Duration::from_millis(50)));
+    let mut nothing = Events::new(served.address, "?types=none-of-these", "");
+    let mut all = Events::new(served.address, "", "");
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // As fast as they are sent.
+            while !is_over.load(Ordering::Acquire) {
+                publish(&served.stream, 1);
+                all.frame().unwrap();
+            }
+        });
+        let _stop = SetAtEnd(&is_over);
+        for _ in 0..3 {
+            assert_eq!(nothing.text(), ":\n\n");
+        }
+    });
 }
 
 #[test]
