@@ -1,18 +1,28 @@
-//! `lapwing relay` as a user runs it: every line is in the output, or accounted for by number.
+//! `lapwing relay` and `lapwing replay` as a user runs them: every line is in every sink, or accounted for.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
 
 const RECORDING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/telemetry.ndjson");
+/// Nothing here takes that long.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn lapwing(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lapwing"));
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
 
 fn relay(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lapwing"));
-    command.arg("relay").args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
+    lapwing(&[&["relay"], args].concat())
 }
 
 /// What a run left behind.
@@ -33,390 +43,671 @@ impl From<Output> for Run {
 }
 
 impl Run {
-    /// The numbers of a line of the summary, in order.
-    fn numbers(&self, name: &str) -> Vec<u64> {
-        let line = self.err.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-        let line = line.unwrap_or_else(|| panic!("no {name} in the summary:\n{}", self.err));
-        line.split_whitespace().filter_map(|word| word.parse().ok()).collect()
+    fn of(mut command: Command) -> Self {
+        command.output().unwrap().into()
     }
 
-    /// Fails unless all `lines` were published, and each reader accounts for all of them. Returns the drops of
-    /// the writer.
-    fn account(&self, lines: usize) -> u64 {
-        let lines = lines as u64;
-        assert_eq!(self.numbers("input"), [lines], "{}", self.err);
-        assert_eq!(self.numbers("published")[0], lines, "{}", self.err);
-        assert_eq!(self.numbers("refused"), [0, 0], "{}", self.err);
-        for reader in ["writer", "counter"] {
-            let [delivered, dropped, _bytes] = self.numbers(reader)[..] else { panic!("{}", self.err) };
-            assert_eq!(delivered + dropped, lines + self.numbers("given up")[0], "{reader}:\n{}", self.err);
-        }
-        assert_eq!(self.numbers("output"), [self.out.len() as u64], "{}", self.err);
-        self.numbers("writer")[1]
+    fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{}", self.err);
+        self
     }
 
-    /// The runs of events that the writer said to have dropped.
-    fn dropped(&self) -> Vec<RangeInclusive<u64>> {
-        let runs =
-            self.err.lines().filter_map(|line| line.strip_prefix("lapwing: the writer dropped events "));
-        runs.map(|run| {
-            let (from, to) = run.split_once(" to ").expect("from and to");
-            from.parse().unwrap()..=to.parse().unwrap()
-        })
-        .collect()
+    fn told(&self, text: &str) {
+        assert!(self.err.contains(text), "{text:?} is not told:\n{}", self.err);
+    }
+
+    /// The summary of a run with `--json`.
+    fn summary(&self) -> Value {
+        let out = std::str::from_utf8(&self.out).unwrap();
+        let last = out.lines().last().unwrap_or_else(|| panic!("no summary:\n{}", self.err));
+        let summary: Value = serde_json::from_str(last).unwrap();
+        assert_eq!(summary["type"], "summary");
+        summary
     }
 }
 
-/// Runs it with `input` as standard input, and its standard output as the output.
-fn run(input: &[u8], args: &[&str]) -> Run {
-    let mut child = relay(&[&["--out", "-"], args].concat()).stdin(Stdio::piped()).spawn().unwrap();
+/// Runs it with `input` as standard input.
+fn feed(input: &[u8], args: &[&str]) -> Run {
+    let mut child = relay(args).stdin(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     thread::scope(|scope| {
-        scope.spawn(move || stdin.write_all(input));
+        // It may end before it has read everything.
+        scope.spawn(move || drop(stdin.write_all(input)));
         child.wait_with_output().unwrap().into()
     })
 }
 
-/// As `run`, with rings of 1 KiB events.
-fn run_small(input: &[u8], args: &[&str]) -> Run {
-    run(input, &[&["--slot-bytes", "1024"], args].concat())
+/// A directory of this test that is gone when it ends.
+fn scratch() -> TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
-/// A file of this test that is gone when it ends.
-struct Scratch(PathBuf);
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
 
-impl Scratch {
-    fn new(name: &str) -> Self {
-        Self(Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-{name}", std::process::id())))
+/// The lines of every file of a directory of JSON Lines.
+fn lines_in(dir: &Path) -> Vec<Vec<u8>> {
+    let mut files: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "ndjson"));
+    files.sort();
+    files.iter().flat_map(|file| lines(&fs::read(file).unwrap())).collect()
+}
+
+fn lines(bytes: &[u8]) -> Vec<Vec<u8>> {
+    let lines = bytes.split_inclusive(|byte| *byte == b'\n');
+    lines.map(|line| line.strip_suffix(b"\n").expect("every line is whole").to_vec()).collect()
+}
+
+/// The seq and the event of an envelope.
+fn opened(envelope: &[u8]) -> (u64, &[u8]) {
+    let rest = envelope.strip_prefix(b"{\"seq\":").expect("an envelope");
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let event = rest[digits..].strip_prefix(b",\"event\":").unwrap().strip_suffix(b"}").unwrap();
+    (std::str::from_utf8(&rest[..digits]).unwrap().parse().unwrap(), event)
+}
+
+/// The events of envelopes, whose seqs have to be 1, 2, 3 and so on.
+fn events(envelopes: &[Vec<u8>]) -> Vec<&[u8]> {
+    let opened = envelopes.iter().map(|envelope| opened(envelope));
+    (1..).zip(opened).map(|(expected, (seq, event))| (assert_eq!(seq, expected), event).1).collect()
+}
+
+fn sorted<T: Ord>(values: impl IntoIterator<Item = T>) -> Vec<T> {
+    let mut values: Vec<T> = values.into_iter().collect();
+    values.sort();
+    values
+}
+
+/// An event that describes itself. Every tenth is too large for a slot.
+fn event(number: u64) -> String {
+    let pad = "x".repeat(if number.is_multiple_of(10) { 3000 } else { (number * 37 % 700) as usize });
+    format!(
+        r#"{{"ts":{number},"type":"numbered","category":"page","source":{{"kind":"local_process"}},"data":{{"pad":"{pad}"}}}}"#
+    )
+}
+
+fn input(numbers: impl IntoIterator<Item = u64>) -> Vec<u8> {
+    numbers.into_iter().map(|number| event(number) + "\n").collect::<String>().into_bytes()
+}
+
+/// The number of such an event. Fails if it is not as it was made.
+fn number(json: &[u8]) -> u64 {
+    let value: Value = serde_json::from_slice(json).unwrap();
+    let number = value["ts"].as_u64().unwrap();
+    assert_eq!(std::str::from_utf8(json).unwrap(), event(number));
+    number
+}
+
+/// The numbers that the events of envelopes have, and the seqs that are told to be lost.
+fn account(envelopes: &[Vec<u8>]) -> (Vec<u64>, u64) {
+    let (mut numbers, mut lost, mut next) = (Vec::new(), 0, 1);
+    for envelope in envelopes {
+        let (seq, json) = opened(envelope);
+        let value: Value = serde_json::from_slice(json).unwrap();
+        if value["type"] == "events_dropped" {
+            let data = &value["data"];
+            assert_eq!((data["from"].as_u64(), data["to"].as_u64()), (Some(next), Some(seq)));
+            assert_eq!(data["count"].as_u64(), Some(seq + 1 - next));
+            lost += seq + 1 - next;
+        } else {
+            assert_eq!(seq, next, "a seq is neither there nor told to be lost");
+            numbers.push(number(json));
+        }
+        next = seq + 1;
     }
-
-    fn with(name: &str, bytes: &[u8]) -> Self {
-        let scratch = Self::new(name);
-        fs::write(&scratch.0, bytes).unwrap();
-        scratch
-    }
-
-    fn path(&self) -> &str {
-        self.0.to_str().unwrap()
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        fs::read(&self.0).unwrap()
-    }
+    (numbers, lost)
 }
 
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
+fn send(child: &Child, signal: &str) {
+    let sent = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+}
+
+/// Waits until something is so.
+fn until(what: &str, so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !so() {
+        assert!(start.elapsed() < PATIENCE, "{what} does not come");
+        thread::yield_now();
     }
 }
 
-/// Lines of 20 to 1,020 bytes that begin with their number.
-fn numbered(lines: u64) -> Vec<u8> {
-    let line = |number: u64| format!("{number:020}{}\n", "x".repeat((number * 37 % 1000) as usize));
-    (1..=lines).map(line).collect::<String>().into_bytes()
-}
-
-/// The numbers of such lines. Fails if a line is not as it was made.
-fn numbers_of(lines: &[u8]) -> Vec<u64> {
-    let lines = std::str::from_utf8(lines).unwrap().lines();
-    lines
-        .map(|line| {
-            let (number, rest) = line.split_at(20);
-            let number: u64 = number.parse().unwrap();
-            assert_eq!(rest, "x".repeat((number * 37 % 1000) as usize), "line {number} is torn");
-            number
-        })
-        .collect()
-}
-
-fn sorted_lines(bytes: &[u8]) -> Vec<&[u8]> {
-    let mut lines: Vec<_> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
-    lines.sort();
-    lines
-}
+// ---- Files and pipes.
 
 #[test]
-fn the_recording_passes_whole_under_the_defaults() {
-    let recording = fs::read(RECORDING).unwrap();
-    let out = Scratch::with("recording", &b"longer, and older\n".repeat(recording.len() / 16));
-    let mut run = Run::from(relay(&[RECORDING, "--out", out.path()]).output().unwrap());
-
-    assert_eq!(run.code, Some(0), "{}", run.err);
-    assert!(out.bytes() == recording, "the output differs from the input");
-    assert!(run.out.is_empty());
-    run.out = out.bytes();
-    assert_eq!(run.account(sorted_lines(&recording).len()), 0);
-    let payload = recording.len() - sorted_lines(&recording).len();
-    assert_eq!(run.numbers("published")[1], payload as u64);
-    assert_eq!(run.numbers("writer")[2], payload as u64);
+fn the_recording_arrives_byte_for_byte() {
+    let recording = lines(&fs::read(RECORDING).unwrap());
+    for args in [&["--max-envelope-bytes", "2000000"][..], &[]] {
+        let dir = scratch();
+        let out = dir.path().join("not/there/yet");
+        let run = Run::of(relay(&[&[RECORDING, "--json", "--out", text(&out)], args].concat())).expect(0);
+        let envelopes = lines_in(&out);
+        let arrived = events(&envelopes);
+        assert_eq!(arrived.len(), recording.len());
+        for (was, is) in recording.iter().zip(&arrived) {
+            if args.is_empty() && was.len() > 999_900 {
+                let event: Value = serde_json::from_slice(is).unwrap();
+                assert_eq!((&event["truncated"], is.len() > 900_000), (&Value::Bool(true), true));
+            } else {
+                assert!(was == is, "an event has changed");
+            }
+        }
+        assert!(envelopes.iter().all(|envelope| envelope.len() <= 1_000_000 || !args.is_empty()));
+        let summary = run.summary();
+        let numbers =
+            ["lines", "published", "rejected", "late", "not_captured"].map(|name| summary[name].as_u64());
+        assert_eq!(numbers, [recording.len() as u64, recording.len() as u64, 0, 0, 0].map(Some));
+        assert_eq!(summary["truncated"].as_u64(), Some(u64::from(args.is_empty())));
+        assert_eq!(summary["complete"], true);
+        let sink = &summary["sinks"][0];
+        let numbers = ["appended", "durable", "lag", "dropped", "shortened"].map(|name| sink[name].as_u64());
+        assert_eq!(numbers, [recording.len() as u64, recording.len() as u64, 0, 0, 0].map(Some));
+    }
 }
 
 #[test]
 fn several_publishers_keep_every_line() {
-    let recording = fs::read(RECORDING).unwrap();
-    let run = run(&recording, &["--publishers", "4"]);
-
-    assert_eq!(run.code, Some(0), "{}", run.err);
-    assert!(
-        sorted_lines(&run.out) == sorted_lines(&recording),
-        "the output is not a permutation of the input"
-    );
-    assert_eq!(run.account(sorted_lines(&recording).len()), 0);
-}
-
-#[test]
-fn bytes_are_carried_as_they_are() {
-    let inputs: [&[u8]; 10] = [
-        b"",
-        b"\n",
-        b"\n\n\n",
-        b"no line feed",
-        b"one\ntwo",
-        b"one\n\n\ntwo\n",
-        b"\r\none\r\n\r\ntwo\r",
-        b"\xff\xfe not UTF-8 \x80\n\xc3\n",
-        b"nul \0 and tab\t\n\0\n",
-        b"{\"lone surrogate\":\"\\ud83d\"}\n",
-    ];
-    for input in inputs {
-        let run = run_small(input, &[]);
-        assert_eq!(run.code, Some(0), "{}", run.err);
-        assert_eq!(run.out, input, "{}", run.err);
-        assert_eq!(run.account(sorted_lines(input).len()), 0);
-    }
+    let all = input(1..=3000);
+    let run = feed(&all, &["--publishers", "4", "--out", "-"]).expect(0);
+    let (numbers, lost) = account(&lines(&run.out));
+    assert_eq!((sorted(numbers), lost), ((1..=3000).collect(), 0));
 }
 
 #[test]
 fn pausing_loses_nothing_in_the_smallest_rings() {
-    let input = numbered(5_000);
-    for capacity in ["1", "2", "3", "5", "8"] {
-        let run = run_small(&input, &["--capacity", capacity]);
-        assert_eq!(run.code, Some(0), "{}", run.err);
-        assert!(run.out == input, "capacity {capacity}: the output differs from the input");
-        assert_eq!(run.account(5_000), 0);
-
-        let run = run_small(&input, &["--capacity", capacity, "--publishers", "3"]);
-        assert_eq!(run.code, Some(0), "{}", run.err);
-        let mut numbers = numbers_of(&run.out);
-        numbers.sort();
-        assert!(numbers.into_iter().eq(1..=5_000), "capacity {capacity}: not a permutation");
-        assert_eq!(run.account(5_000), 0);
+    let all = input(1..=2000);
+    for (events, publishers) in [("2", "1"), ("3", "2"), ("5", "3"), ("8", "4")] {
+        // There is room for two of the large events.
+        let args = ["--out", "-", "--events", events, "--publishers", publishers, "--large-bytes", "16384"];
+        let args = [&args[..], &["--max-envelope-bytes", "4096"]].concat();
+        let run = feed(&all, &args).expect(0);
+        let (numbers, lost) = account(&lines(&run.out));
+        assert_eq!((sorted(numbers), lost), ((1..=2000).collect(), 0));
     }
 }
 
 #[test]
-fn a_last_line_without_line_feed_is_never_glued_to_another() {
-    let mut input = numbered(300);
-    input.pop();
-    for _ in 0..20 {
-        let run = run_small(&input, &["--publishers", "4", "--capacity", "9"]);
-        let mut numbers = numbers_of(&run.out);
-        let added = usize::from(numbers.last() != Some(&300));
-        assert_eq!(run.out.len(), input.len() + added, "a line feed is there for what comes after, or not");
-        numbers.sort();
-        assert!(numbers.into_iter().eq(1..=300));
-    }
-}
-
-/// Feeds a run that nobody reads the output of until all but a pipeful of the input is gone.
-fn run_with_stuck_output(input: &[u8], args: &[&str]) -> Run {
-    let args = [&["--out", "-", "--slot-bytes", "1024", "--capacity", "8"], args].concat();
-    let mut child = relay(&args).stdin(Stdio::piped()).spawn().unwrap();
-    let mut stderr = child.stderr.take().unwrap();
-    thread::scope(|scope| {
-        let err = scope.spawn(move || {
-            let mut err = String::new();
-            stderr.read_to_string(&mut err).map(|_| err)
-        });
-        child.stdin.take().unwrap().write_all(input).unwrap();
-        let run = Run::from(child.wait_with_output().unwrap());
-        Run { err: err.join().unwrap().unwrap(), ..run }
-    })
+fn a_ring_too_small_for_its_publishers_is_refused() {
+    let run = feed(b"", &["--out", "-", "--events", "4", "--publishers", "4"]).expect(1);
+    run.told("lapwing: 4 publishers need a ring of more events than 4; nothing was relayed\n");
 }
 
 #[test]
-fn with_on_lag_drop_every_lost_line_is_told_by_number() {
-    // Pipes and buffers hold some 200 KB, the ring 8 KB; the rest of 5 MB must go somewhere.
-    let input = numbered(10_000);
-    let run = run_with_stuck_output(&input, &["--on-lag", "drop"]);
-    assert_eq!(run.code, Some(0), "{}", run.err);
-    let dropped = run.account(10_000);
-    assert!(dropped > 5_000, "a writer that is stuck loses most:\n{}", run.err);
-    assert_eq!(run.dropped().into_iter().flatten().count() as u64, dropped);
-
-    // With one publisher and nothing refused, an event has the number of its line.
-    let mut accounted: Vec<u64> = run.dropped().into_iter().flatten().chain(numbers_of(&run.out)).collect();
-    accounted.sort();
-    assert!(accounted.into_iter().eq(1..=10_000), "a line is neither in the output nor told as dropped");
-
-    // With several, the counts must still add up, and nothing may come twice.
-    let run = run_with_stuck_output(&input, &["--on-lag", "drop", "--publishers", "3"]);
-    let [too_large, stalled] = run.numbers("refused")[..] else { panic!("{}", run.err) };
-    assert_eq!(run.numbers("published")[0] + too_large + stalled, 10_000, "{}", run.err);
-    assert_eq!((too_large, run.code), (0, Some(i32::from(stalled != 0))), "{}", run.err);
-    let [delivered, dropped, _bytes] = run.numbers("writer")[..] else { panic!("{}", run.err) };
-    assert_eq!(delivered + dropped, run.numbers("published")[0] + run.numbers("given up")[0], "{}", run.err);
-    assert_eq!(run.dropped().into_iter().flatten().count() as u64, dropped);
-    let mut numbers = numbers_of(&run.out);
-    assert_eq!(numbers.len() as u64, delivered);
-    numbers.sort();
-    numbers.dedup();
-    assert_eq!(numbers.len() as u64, delivered, "a line came twice");
-}
-
-#[test]
-fn a_line_too_large_is_told_with_its_number_and_the_rest_goes_on() {
-    let input = [&b"x".repeat(1025)[..], &b"y".repeat(1024), b"short", &b"z".repeat(300_000)].join(&b'\n');
+fn with_on_lag_drop_every_lost_event_is_told_in_its_place() {
+    // Pipes and buffers hold some 200 KB, the ring 8 events; the rest of 7 MB must go somewhere.
+    let all = input(1..=10_000);
     for publishers in ["1", "3"] {
-        let run = run_small(&input, &["--publishers", publishers]);
-        assert_eq!(run.code, Some(1), "{}", run.err);
-        let whole = [&b"y".repeat(1024)[..], b"\n", b"short\n"].concat();
-        if publishers == "1" {
-            assert_eq!(run.out, whole);
+        let args = [
+            "--out",
+            "-",
+            "--on-lag",
+            "drop",
+            "--events",
+            "8",
+            "--publishers",
+            publishers,
+            "--large-bytes",
+            "0",
+        ];
+        let mut child = relay(&args).stdin(Stdio::piped()).spawn().unwrap();
+        // Nobody reads what it has to say before it has read everything.
+        child.stdin.take().unwrap().write_all(&all).unwrap();
+        let run = Run::from(child.wait_with_output().unwrap()).expect(1);
+        let envelopes: Vec<_> = lines(&run.out)
+            .into_iter()
+            .filter(|line| !line.windows(16).any(|part| part == b"\"truncated\":true"))
+            .collect();
+        let truncated = lines(&run.out).len() - envelopes.len();
+        let lines = lines(&run.out);
+        let (mut there, mut lost, mut last) = (0, 0, 0);
+        for line in &lines {
+            let (seq, json) = opened(line);
+            let value: Value = serde_json::from_slice(json).unwrap();
+            if value["type"] == "events_dropped" {
+                assert_eq!(
+                    (value["data"]["from"].as_u64(), value["data"]["to"].as_u64()),
+                    (Some(last + 1), Some(seq))
+                );
+                lost += seq - last;
+            } else {
+                assert_eq!(seq, last + 1);
+                there += 1;
+            }
+            last = seq;
         }
-        assert_eq!(sorted_lines(&run.out), sorted_lines(&whole));
-        for (line, len) in [(1, 1025), (4, 300_000)] {
-            let told =
-                format!("line {line} was not published: the payload has {len} bytes, a slot holds 1024\n");
-            assert!(run.err.contains(&told), "{}", run.err);
-        }
-        assert_eq!(run.numbers("input"), [4]);
-        assert_eq!(run.numbers("published"), [2, 1029]);
-        assert_eq!(run.numbers("refused"), [2, 0]);
-        assert!(
-            run.err.ends_with("not every line of the input is in the output, see above\n"),
-            "{}",
-            run.err
+        assert!(lost > 5_000, "a sink that is stuck loses most:\n{}", run.err);
+        assert_eq!(
+            there + lost,
+            10_000 + if publishers == "1" { 0 } else { last - 10_000 },
+            "{truncated} truncated"
         );
+        run.told(&format!("out: up to seq {last}, {lost} dropped"));
+        run.told("lapwing: something was lost, see above\n");
     }
 }
 
 #[test]
-fn refused_lines_do_not_hold_the_input_back() {
-    let long = b"z".repeat(1025);
-    let input = [vec![&long[..]; 1000], vec![b"last"]].concat().join(&b'\n');
-    let run = run_small(&input, &["--capacity", "2"]);
-    assert_eq!((run.code, &run.out[..]), (Some(1), &b"last"[..]), "{}", run.err);
-    assert_eq!(run.numbers("refused"), [1000, 0]);
+fn lines_come_as_they_may() {
+    let one = event(1);
+    let events_of = |input: String| {
+        let run = feed(input.as_bytes(), &["--out", "-"]).expect(0);
+        lines(&run.out)
+            .iter()
+            .map(|line| String::from_utf8(opened(line).1.to_vec()).unwrap())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(events_of(String::new()), [""; 0]);
+    assert_eq!(events_of("\n \n\r\n\t\n".into()), [""; 0]);
+    assert_eq!(events_of(one.clone()), [&*one]);
+    assert_eq!(events_of(format!("\n{one}\n\n{one}")), [one.clone(), one.clone()]);
+    assert_eq!(events_of(format!("{one}\r\n{one}\r\n")).len(), 2);
+    let surrogate = r#"{"ts":1,"type":"t","category":"page","source":{"kind":"cdp"},"data":"\ud83d"}"#;
+    assert_eq!(events_of(surrogate.into()), [surrogate]);
 }
 
 #[test]
-fn what_was_read_is_in_the_output_while_the_input_is_still_open() {
+fn lines_that_are_no_events_are_counted_kept_and_told_once_for_each_kind() {
+    let (good, type_field) = (event(1), r#"{"type":1,"category":"page","source":{"kind":"cdp"}}"#);
+    let long_type =
+        format!(r#"{{"type":"{}","category":"page","source":{{"kind":"cdp"}}}}"#, "t".repeat(5000));
+    let bad = [
+        type_field,
+        "nope",
+        "nope again",
+        r#"{"category":"page","source":{"kind":"cdp"}}"#,
+        &long_type,
+        "\u{1}",
+    ];
+    let all = [&[good.as_str()], &bad[..], &[good.as_str()]].concat().join("\n");
+
+    let dir = scratch();
+    let rejects = dir.path().join("rejects");
+    let kept = feed(all.as_bytes(), &["--out", "-", "--rejects", text(&rejects)]).expect(0);
+    assert_eq!(fs::read_to_string(&rejects).unwrap(), bad.join("\n") + "\n");
+    let lost = feed(all.as_bytes(), &["--out", "-"]).expect(1);
+    for run in [kept, lost] {
+        assert_eq!(events(&lines(&run.out)), [good.as_bytes(); 2]);
+        run.told("standard input, line 2, column 9: no event: a string is expected at byte 8");
+        run.told("standard input, line 3, column 1: no event: ");
+        run.told(
+            "standard input, line 5, column 43: no event: the object that ends at byte 42 has no `type`",
+        );
+        run.told("standard input, line 6: not published: type, category and source take 5");
+        assert!(!run.err.contains("line 4"), "the second one of a kind is only counted:\n{}", run.err);
+        run.told("not published: 0 not captured, 6 rejected, 0 too late\n");
+    }
+}
+
+#[test]
+fn a_line_too_long_is_never_held_as_a_whole_and_the_rest_goes_on() {
+    let long = vec![b'x'; 40 << 20];
+    for (ends, count) in [(&b"\n"[..], 1), (b"", 0)] {
+        let mut all = input(1..=1);
+        all.extend_from_slice(&long);
+        all.extend_from_slice(ends);
+        all.extend(input(2..2 + count));
+        let run = feed(&all, &["--out", "-"]).expect(1);
+        assert_eq!(account(&lines(&run.out)).0, (1..=1 + count).collect::<Vec<_>>());
+        run.told(&format!("standard input, line 2: it has {} bytes, and 16777216 are allowed", long.len()));
+        run.told(&format!("input: {} lines", 2 + count));
+    }
+}
+
+#[test]
+fn what_was_read_is_in_the_sink_while_the_input_is_still_open() {
     let mut child = relay(&["--out", "-"]).stdin(Stdio::piped()).spawn().unwrap();
-    let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-    for line in [b"first\n", b"other\n"] {
-        stdin.write_all(line).unwrap();
-        let mut got = [0; 6];
-        stdout.read_exact(&mut got).unwrap();
-        assert_eq!(&got, line);
+    let (mut stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut stdout = BufReader::new(stdout);
+    for n in 1..=2 {
+        stdin.write_all(&input(n..=n)).unwrap();
+        let mut line = Vec::new();
+        stdout.read_until(b'\n', &mut line).unwrap();
+        let (seq, event) = opened(line.strip_suffix(b"\n").unwrap());
+        assert_eq!((seq, number(event)), (n, n));
     }
     drop(stdin);
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(0));
 }
 
-/// The bytes and lines that a run says its failing output took.
-fn taken_by_output(run: &Run) -> (usize, usize) {
-    let message = run.err.lines().find_map(|line| line.strip_prefix("lapwing: cannot write the output: "));
-    let message = message.unwrap_or_else(|| panic!("no failure is told:\n{}", run.err));
-    let (_, taken) = message.split_once(", after ").unwrap();
-    let mut numbers = taken.split(' ').filter_map(|word| word.parse().ok());
-    (numbers.next().unwrap(), numbers.next().unwrap())
+#[test]
+fn only_what_is_captured_is_published() {
+    let of = |category: &str| {
+        format!(r#"{{"ts":1,"type":"t","category":"{category}","source":{{"kind":"cdp"}}}}"#) + "\n"
+    };
+    let all = ["page", "network", "system", "billing", "page"].map(of).concat();
+    let categories = |args: &[&str]| {
+        let run = feed(all.as_bytes(), &[&["--out", "-"], args].concat()).expect(0);
+        let category = |line: &Vec<u8>| {
+            let envelope: Value = serde_json::from_slice(line).unwrap();
+            envelope["event"]["category"].as_str().unwrap().to_owned()
+        };
+        lines(&run.out).iter().map(category).collect::<Vec<_>>()
+    };
+    assert_eq!(categories(&["--capture", "page"]), ["page", "system", "page"]);
+    assert_eq!(categories(&["--capture", "network,other"]), ["network", "system", "billing"]);
+    assert_eq!(categories(&[]).len(), 5);
+}
+
+#[test]
+fn events_come_at_the_speed_they_are_told() {
+    let at = |ms: u64| {
+        format!(
+            r#"{{"ts":{},"type":"t","category":"page","source":{{"kind":"cdp"}}}}"#,
+            1_000_000 + ms * 1000
+        )
+    };
+    // The third one is older than the one before it, and comes at once.
+    let all = [at(0), at(300), at(100), at(600)].join("\n");
+    for (speed, least) in [("1", 600), ("2x", 300), ("flat", 0)] {
+        let start = Instant::now();
+        let run = feed(all.as_bytes(), &["--out", "-", "--speed", speed]).expect(0);
+        assert!(start.elapsed() >= Duration::from_millis(least));
+        assert_eq!(events(&lines(&run.out)).len(), 4);
+    }
+}
+
+#[test]
+fn a_file_is_followed_as_it_grows_is_cut_back_and_replaced() {
+    let dir = scratch();
+    let (path, other) = (dir.path().join("growing"), dir.path().join("other"));
+    fs::write(&path, [&input(1..=2)[..], b"{\"ts\":3,"].concat()).unwrap();
+    let mut child = relay(&[text(&path), "--follow", "--out", "-"]).spawn().unwrap();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut expect = |numbers: &[u64]| {
+        for expected in numbers {
+            let mut line = Vec::new();
+            stdout.read_until(b'\n', &mut line).unwrap();
+            assert_eq!(number(opened(line.strip_suffix(b"\n").unwrap()).1), *expected);
+        }
+    };
+    expect(&[1, 2]);
+    let mut file = fs::OpenOptions::new().append(true).open(&path).unwrap();
+    file.write_all(&input(3..=3)[b"{\"ts\":3,".len()..]).unwrap();
+    expect(&[3]);
+    file.set_len(0).unwrap();
+    file.write_all(&input(4..=4)).unwrap();
+    expect(&[4]);
+    fs::write(&other, input(5..=6)).unwrap();
+    fs::rename(&other, &path).unwrap();
+    expect(&[5, 6]);
+    send(&child, "-TERM");
+    let run = Run::from(child.wait_with_output().unwrap()).expect(0);
+    run.told("is another file now");
+}
+
+// ---- Sockets.
+
+/// The address that it says to listen at. What else it says is given to whoever waits for it.
+fn address(child: &mut Child) -> (String, thread::JoinHandle<String>) {
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    stderr.read_line(&mut line).unwrap();
+    let address = line.trim_end().strip_prefix("lapwing: listening at ").unwrap_or_else(|| panic!("{line}"));
+    let rest = thread::spawn(move || {
+        let mut rest = String::new();
+        stderr.read_to_string(&mut rest).unwrap();
+        rest
+    });
+    (address.to_owned(), rest)
+}
+
+fn tcp(address: &str) -> impl Read + Write + use<> {
+    TcpStream::connect(address).unwrap()
+}
+
+#[cfg(unix)]
+fn unix(address: &str) -> impl Read + Write + use<> {
+    std::os::unix::net::UnixStream::connect(address).unwrap()
+}
+
+fn sockets<S: Write>(listen: &str, connect: impl Fn(&str) -> S + Sync) {
+    let dir = scratch();
+    let out = dir.path().join("out");
+    let args =
+        ["--listen", listen, "--out", text(&out), "--events", "20000", "--json", "--large-bytes", "16777216"];
+    let mut child = relay(&args).spawn().unwrap();
+    let (address, err) = address(&mut child);
+    thread::scope(|scope| {
+        for at in 0..4 {
+            let (connect, address) = (&connect, &address);
+            scope.spawn(move || {
+                let mut socket = connect(address);
+                socket.write_all(&input(at * 1000 + 1..=at * 1000 + 1000)).unwrap();
+                socket.write_all(b"no event\n").unwrap();
+            });
+        }
+    });
+    // Everything was sent, and nothing need have been read.
+    send(&child, "-TERM");
+    let mut run = Run::from(child.wait_with_output().unwrap()).expect(1);
+    run.err = err.join().unwrap();
+    let (numbers, lost) = account(&lines_in(&out));
+    assert_eq!((sorted(numbers), lost), ((1..=4000).collect(), 0), "{}", run.err);
+    let summary = run.summary();
+    assert_eq!((summary["published"].as_u64(), summary["rejected"].as_u64()), (Some(4000), Some(4)));
+    assert_eq!(run.err.matches("line 1001, column 1: no event").count(), 1, "{}", run.err);
+}
+
+#[test]
+fn whoever_connects_is_heard() {
+    sockets("127.0.0.1:0", tcp);
+}
+
+#[cfg(unix)]
+#[test]
+fn whoever_connects_to_a_unix_socket_is_heard() {
+    let dir = scratch();
+    let path = dir.path().join("socket");
+    let listen = format!("unix:{}", text(&path));
+    // What is left over from a run that was killed is in nobody's way.
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    sockets(&listen, unix);
+    assert!(!path.exists(), "the socket is still there");
+    // A file that is no socket is not touched.
+    fs::write(&path, "precious").unwrap();
+    Run::of(relay(&["--listen", &listen, "--out", "-"])).expect(1).told("cannot listen at");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+}
+
+#[test]
+fn nobody_is_heard_from_outside() {
+    for listen in ["0.0.0.0:7070", "[::]:7070", "192.0.2.1:7070"] {
+        Run::of(relay(&["--listen", listen, "--out", "-"]))
+            .expect(2)
+            .told("is no loopback address, and only such are allowed");
+    }
+    Run::of(relay(&["--listen", "somewhere", "--out", "-"]))
+        .expect(2)
+        .told("allowed are an IP address with a port");
+}
+
+// ---- Ends.
+
+#[test]
+fn what_was_published_before_the_signal_is_in_the_sink() {
+    for signal in ["-TERM", "-INT"] {
+        let dir = scratch();
+        let out = dir.path().join("out");
+        let mut child = relay(&["--out", text(&out), "--out-fsync", "never", "--json"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let feeder = thread::spawn(move || {
+            (1..).step_by(100).find(|from| stdin.write_all(&input(*from..from + 100)).is_err())
+        });
+        until("a full file", || {
+            fs::read_dir(&out)
+                .is_ok_and(|mut dir| dir.any(|entry| entry.unwrap().metadata().unwrap().len() > 10 << 20))
+        });
+        send(&child, signal);
+        let run = Run::from(child.wait_with_output().unwrap()).expect(0);
+        run.told("told to stop");
+        let summary = run.summary();
+        let published = summary["published"].as_u64().unwrap();
+        let (numbers, lost) = account(&lines_in(&out));
+        assert_eq!((numbers, lost), ((1..=published).collect(), 0));
+        assert!(feeder.join().unwrap().unwrap() > published);
+    }
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let mut child = relay(&["--out", "-", "--deadline", "3600"]).stdin(Stdio::piped()).spawn().unwrap();
+    // More than a pipe holds, and nobody reads.
+    child.stdin.take().unwrap().write_all(&input(1..=500)).unwrap();
+    let mut err = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    send(&child, "-TERM");
+    err.read_line(&mut line).unwrap();
+    assert!(line.contains("a second signal ends it at once"), "{line}");
+    send(&child, "-TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    err.read_to_string(&mut line).unwrap();
+    assert!(line.contains("told to stop for the second time: what is left is lost"), "{line}");
+}
+
+#[test]
+fn a_sink_that_is_not_done_by_its_deadline_is_told() {
+    let mut child = relay(&["--out", "-", "--deadline", "1"]).stdin(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(&input(1..=500)).unwrap();
+    let mut err = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert!(err.contains("events are not there: it did not come back in time"), "{err}");
+}
+
+#[test]
+fn when_the_last_sink_is_gone_no_more_input_is_taken() {
+    let mut child = relay(&["--out", "-"]).stdin(Stdio::piped()).spawn().unwrap();
+    let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut got = vec![0; 100_000];
+    let fed = thread::scope(|scope| {
+        let fed = scope.spawn(move || {
+            (1..=1000).map(|at| stdin.write_all(&input(at * 100..at * 100 + 100))).find(Result::is_err)
+        });
+        stdout.read_exact(&mut got).unwrap();
+        drop(stdout);
+        fed.join().unwrap()
+    });
+    assert!(fed.is_some(), "the input was read to its end for nobody");
+    let run = Run::from(child.wait_with_output().unwrap()).expect(1);
+    run.told("out: the storage failed for good: cannot write to standard output: Broken pipe");
+    run.told("lapwing: no sink is left; no more input is taken\n");
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_full_disk_is_told_with_what_was_written() {
-    let input = Scratch::with("full", &numbered(5_000));
-    for on_lag in ["pause", "drop"] {
-        let run =
-            Run::from(relay(&[input.path(), "--out", "/dev/full", "--on-lag", on_lag]).output().unwrap());
-        assert_eq!(run.code, Some(1), "{}", run.err);
-        assert!(run.err.contains("No space left on device"), "{}", run.err);
-        assert_eq!(taken_by_output(&run), (0, 0));
-        assert_eq!(run.numbers("output"), [0]);
-    }
+fn a_full_disk_is_told() {
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let file = scratch();
+    let path = file.path().join("in");
+    fs::write(&path, input(1..=100)).unwrap();
+    let run = Run::of({
+        let mut command = relay(&[text(&path), "--out", "-"]);
+        command.stdout(full);
+        command
+    });
+    run.expect(1).told("cannot write to standard output: No space left on device");
 }
 
 #[test]
-fn a_closed_pipe_ends_the_relay_and_is_told_with_what_was_written() {
-    let input = numbered(10_000);
-    for publishers in ["1", "2"] {
-        let args = ["--out", "-", "--slot-bytes", "1024", "--publishers", publishers];
-        let mut child = relay(&args).stdin(Stdio::piped()).spawn().unwrap();
-        let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
-        let mut got = vec![0; 300_000];
-        let fed = thread::scope(|scope| {
-            let fed = scope.spawn({
-                let input = &input;
-                move || stdin.write_all(input)
-            });
-            stdout.read_exact(&mut got).unwrap();
-            drop(stdout);
-            fed.join().unwrap()
-        });
-        assert!(fed.is_err(), "the input was read to its end for nobody");
-        let run = Run::from(child.wait_with_output().unwrap());
-        assert_eq!(run.code, Some(1), "{}", run.err);
-        let (bytes, lines) = taken_by_output(&run);
-        assert!(bytes >= got.len());
-        assert_eq!(run.numbers("output"), [bytes as u64]);
-        if publishers == "1" {
-            assert!(input.starts_with(&got));
-            assert_eq!(lines, input[..bytes].iter().filter(|byte| **byte == b'\n').count());
-        }
-    }
-}
-
-#[test]
-fn the_input_is_never_overwritten() {
-    let bytes = numbered(3);
-    let input = Scratch::with("same", &bytes);
-    let link = Scratch::new("same-link");
-    fs::hard_link(&input.0, &link.0).unwrap();
-    for out in [input.path(), link.path()] {
-        let run = Run::from(relay(&[input.path(), "--out", out]).output().unwrap());
-        assert_eq!(run.code, Some(1), "{}", run.err);
-        assert!(run.err.contains("is the input; nothing was relayed"), "{}", run.err);
-        let stdin = fs::File::open(&input.0).unwrap();
-        let run = Run::from(relay(&["--out", out]).stdin(stdin).output().unwrap());
-        assert_eq!(run.code, Some(1), "{}", run.err);
-        assert_eq!(input.bytes(), bytes);
-    }
-}
-
-#[test]
-fn set_up_errors_are_told_and_leave_the_output_alone() {
-    let out = Scratch::with("set-up", b"precious");
-    let missing = Scratch::new("missing");
-    let cases: [(&[&str], i32, &str); 5] = [
-        (&[missing.path()], 1, "cannot open the input"),
-        (&["--capacity", "0"], 1, "a ring of 0 events cannot be made: 1 to "),
-        (
-            &["--capacity", "18446744073709551615"],
-            1,
-            "a ring of 18446744073709551615 events cannot be made: 1 to ",
-        ),
-        (&["--slot-bytes", "4294967296"], 1, "a slot of 4294967296 bytes cannot be made: 0 to 4294967295"),
+fn set_up_errors_are_told_and_nothing_is_touched() {
+    let dir = scratch();
+    let (out, rejects, missing) =
+        (dir.path().join("out"), dir.path().join("rejects"), dir.path().join("missing"));
+    fs::write(&rejects, "precious").unwrap();
+    let cases: [(&[&str], i32, &str); 8] = [
+        (&[text(&missing)], 1, "cannot open the input"),
+        (&["--events", "0"], 1, "a ring of 0 events cannot be made: 1 to "),
+        (&["--inline-bytes", "1"], 1, "1 bytes inline cannot be had: 128 to "),
         (&["--publishers", "0"], 2, "0 is not in 1..=256"),
+        (&["--speed", "0"], 2, "allowed are flat, or a number above 0"),
+        (&["--speed", "inf"], 2, "allowed are flat, or a number above 0"),
+        (&["--out-fsync", "sometimes"], 2, "allowed are never, batch, or a number of milliseconds"),
+        (&["--follow", "-"], 2, "only a file can be followed"),
     ];
     for (args, code, message) in cases {
-        let run = Run::from(relay(&[args, &["--out", out.path()]].concat()).output().unwrap());
-        assert_eq!(run.code, Some(code), "{}", run.err);
-        assert!(run.err.contains(message), "{}", run.err);
-        assert_eq!(out.bytes(), b"precious");
+        let run = Run::of(relay(&[args, &["--out", text(&out), "--rejects", text(&rejects)]].concat()));
+        run.expect(code).told(message);
+        assert!(!out.exists());
+        assert_eq!(fs::read_to_string(&rejects).unwrap(), "precious");
     }
-    let run = Run::from(relay(&[RECORDING, "--out", env!("CARGO_TARGET_TMPDIR")]).output().unwrap());
-    assert_eq!(run.code, Some(1), "{}", run.err);
-    assert!(run.err.contains("cannot open the output"), "{}", run.err);
+    Run::of(relay(&[RECORDING])).expect(2).told("there is no sink");
+    Run::of(relay(&[RECORDING, "--out", "-", "--json"])).expect(1).told("both want standard output");
+    // A file where the directory should be; a directory that another one writes to.
+    Run::of(relay(&[RECORDING, "--out", text(&rejects)])).expect(1).told("nothing was relayed");
+    assert_eq!(fs::read_to_string(&rejects).unwrap(), "precious");
+    let mut child = relay(&["--out", text(&out)]).stdin(Stdio::piped()).spawn().unwrap();
+    until("the lock", || out.join("lock").exists());
+    child.stdin.as_mut().unwrap().write_all(&input(1..=1)).unwrap();
+    until("an event", || fs::read_dir(&out).unwrap().count() == 2);
+    Run::of(relay(&[RECORDING, "--out", text(&out)])).expect(1).told("is locked: another writer has it open");
+    drop(child.stdin.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[cfg(target_os = "linux")]
 #[test]
 fn an_input_that_cannot_be_read_is_told_with_the_line() {
     // A directory opens, and fails when it is read.
-    let run = Run::from(relay(&[env!("CARGO_TARGET_TMPDIR"), "--out", "-"]).output().unwrap());
-    assert_eq!(run.code, Some(1), "{}", run.err);
-    assert!(run.err.contains("lapwing: cannot read the input: Is a directory"), "{}", run.err);
-    assert!(run.err.contains(", at line 1, of which 0 bytes were read and not published\n"), "{}", run.err);
+    let run = Run::of(relay(&[env!("CARGO_TARGET_TMPDIR"), "--out", "-"])).expect(1);
+    run.told(&format!("lapwing: {}, line 1 cannot be read: Is a directory", env!("CARGO_TARGET_TMPDIR")));
+}
+
+// ---- Replay.
+
+#[test]
+fn what_was_relayed_is_replayed() {
+    let dir = scratch();
+    let out = dir.path().join("out");
+    let more = ["--out-per-category", "--out-zstd", "3", "--out-max-bytes", "200000"];
+    Run::of(relay(&[&[RECORDING, "--out", text(&out)], &more[..]].concat())).expect(0);
+    // Another run, into the same directory.
+    Run::of(relay(&[RECORDING, "--out", text(&out)])).expect(0);
+    assert!(fs::read_dir(&out).unwrap().count() > 10, "there are not as many files as there should be");
+    let run = Run::of(lapwing(&["replay", text(&out)])).expect(0);
+    let envelopes = lines(&run.out);
+    let replayed = events(&envelopes);
+    let recording = lines(&fs::read(RECORDING).unwrap());
+    assert_eq!(replayed.len(), 2 * recording.len());
+    for (was, is) in recording.iter().chain(&recording).zip(replayed) {
+        assert!(was == is || was.len() > 999_900, "an event has changed");
+    }
+}
+
+#[test]
+fn what_is_wrong_in_a_directory_is_told_and_the_rest_replayed() {
+    let dir = scratch();
+    let out = dir.path().join("out");
+    assert_eq!(feed(&input(1..=9), &["--out", text(&out)]).code, Some(0));
+    let file = fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().path());
+    let file = file.into_iter().find(|path| path.extension().is_some()).unwrap();
+    let mut envelopes = lines(&fs::read(&file).unwrap());
+    envelopes[4] = b"no envelope".to_vec();
+    fs::write(&file, [&envelopes.join(&b'\n')[..], b"\n{\"seq\":10,\"ev"].concat()).unwrap();
+
+    let run = Run::of(lapwing(&["replay", text(&out)])).expect(1);
+    let numbers: Vec<_> = events(&lines(&run.out)).into_iter().map(number).collect();
+    assert_eq!(numbers, [1, 2, 3, 4, 6, 7, 8, 9]);
+    run.told("is no envelope");
+    run.told("seqs 5 to 5 of epoch");
+    run.told("its last 13 bytes are no whole line");
+    Run::of(lapwing(&["replay", text(&dir.path().join("nowhere"))])).expect(1).told("nothing was relayed");
+}
+
+// ---- For packagers.
+
+#[test]
+fn completions_and_manual_pages_are_generated() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let run = Run::of(lapwing(&["completions", shell])).expect(0);
+        assert!(String::from_utf8(run.out).unwrap().contains("on-lag"));
+    }
+    let dir = scratch();
+    Run::of(lapwing(&["man", text(dir.path())])).expect(0);
+    let page = fs::read_to_string(dir.path().join("lapwing-relay.1")).unwrap();
+    assert!(page.contains("EXAMPLES") || page.contains("Examples"), "{page}");
+    Run::of(lapwing(&["man", text(&dir.path().join("nowhere"))])).expect(1).told("cannot write manual pages");
 }

@@ -1,14 +1,28 @@
 //! The `lapwing` command.
 #![deny(missing_docs, clippy::undocumented_unsafe_blocks, unsafe_op_in_unsafe_fn)]
 
+mod generate;
+mod input;
+mod listen;
+mod pace;
+mod pipeline;
+mod progress;
 mod relay;
+mod replay;
+#[cfg(feature = "serve")]
+mod serve;
+mod sinks;
+mod stop;
+mod tail;
+mod tell;
 mod truncate;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tell::tell;
 
-/// A lock-free broadcast ring: a slow reader is lapped and told what it lost, a publisher never waits.
+/// A lock-free broadcast bus for telemetry events: a slow reader is lapped and told what it lost, a publisher never waits.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -19,12 +33,20 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Relay(relay::Args),
+    Replay(replay::Args),
+    Tail(tail::Args),
     Truncate(truncate::Args),
+    Completions(generate::Completions),
+    Man(generate::Man),
 }
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Relay(args) => relay::main(&args),
+        Command::Relay(args) => relay::main(args),
+        Command::Replay(args) => replay::main(args),
+        Command::Tail(args) => tail::main(&args),
         Command::Truncate(args) => truncate::main(&args),
+        Command::Completions(args) => generate::completions(&args),
+        Command::Man(args) => generate::man(&args),
     }
 }

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use lapwing::truncate::{self, Shape, Stage, Truncation};
 use serde_json::value::RawValue;
 
-use crate::relay::tell;
+use crate::tell;
 
 /// Cut JSON to as many bytes as are allowed, so that it is still valid JSON.
 ///
@@ -55,7 +55,7 @@ pub fn main(args: &Args) -> ExitCode {
     match run(args, &mut out).and_then(|()| out.flush().map_err(Failure::Output)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            tell(&format_args!("lapwing: {failure}"));
+            tell!("{failure}");
             ExitCode::FAILURE
         }
     }
@@ -117,7 +117,7 @@ fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
         let result = if done.is_some() { &buffer } else { json };
         out.write_all(result).map_err(Failure::Output)?;
         if let Some(done) = &done {
-            tell(&format_args!("lapwing: {place}: {}", Report { done, len: result.len() }));
+            tell!("{place}: {}", Report { done, len: result.len() });
         }
         Ok(done.is_some())
     };
@@ -128,7 +128,7 @@ fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     if !args.lines {
         input.read_to_end(&mut line).map_err(failed)?;
         if !document(&line, Place(None), out)? {
-            tell(&format_args!("lapwing: the input: all {} bytes fit", line.len()));
+            tell!("the input: all {} bytes fit", line.len());
         }
         return Ok(());
     }
@@ -144,7 +144,7 @@ fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
         out.write_all(&line[json.len()..]).map_err(Failure::Output)?;
         line.clear();
     }
-    tell(&format_args!("lapwing: {cut} of {lines} lines were cut"));
+    tell!("{cut} of {lines} lines were cut");
     Ok(())
 }
 

@@ -1,0 +1,77 @@
+//! `lapwing replay`: what a durable sink holds, once more through the bus.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use lapwing::storage::{JsonLines, Line, ReadError};
+
+use crate::input::{Block, Source};
+use crate::pipeline::{self, Input, Inputs, Kind};
+
+/// Bytes of a block.
+const BLOCK: usize = 256 << 10;
+
+/// Read events back from where `relay` put them, and relay them once more.
+///
+/// The events of one run come after those of the run before, in the order of their seqs, and get new seqs. What is not as it should be
+/// in the source is told, and is no reason to stop: a torn last line, a line that is no envelope, seqs that are missing.
+///
+/// Without a sink the envelopes go to standard output. Exits as relay does; what is missing in the source counts as lost.
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment, after_help = EXAMPLES)]
+pub struct Args {
+    /// A directory of JSON Lines. It is only read.
+    source: PathBuf,
+    #[command(flatten)]
+    common: pipeline::Args,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  lapwing replay events | jq .event.type
+  lapwing replay events --speed 10 --out again";
+
+/// Runs the command.
+pub fn main(mut args: Args) -> ExitCode {
+    if args.common.sinks.is_none() {
+        args.common.sinks.out = Some("-".into());
+    }
+    pipeline::run(&args.common, 1, |_| {
+        let lines = JsonLines::read(&args.source).map_err(|error| error.to_string())?;
+        let replay = Replay { lines, number: 0, problem: None };
+        let name = format!("{},", args.source.display());
+        Ok(Inputs { inputs: vec![Input::new(name, replay, Kind::File)], listener: None })
+    })
+}
+
+/// The events of a storage.
+struct Replay<I> {
+    lines: I,
+    /// How many events there were.
+    number: u64,
+    problem: Option<String>,
+}
+
+impl<I: Iterator<Item = Result<Line, ReadError>> + Send> Source for Replay<I> {
+    fn next(&mut self, block: &mut Block) -> Result<bool, String> {
+        block.clear();
+        while self.problem.is_none() && block.len() < BLOCK {
+            match self.lines.next() {
+                Some(Ok(line)) => {
+                    self.number += 1;
+                    block.push(self.number, line.event_json());
+                }
+                Some(Err(error)) => {
+                    // What came before it first.
+                    self.problem = Some(error.to_string());
+                    break;
+                }
+                None => break,
+            }
+        }
+        match self.problem.take_if(|_| block.len() == 0) {
+            Some(problem) => Err(problem),
+            None => Ok(block.len() > 0),
+        }
+    }
+}
