@@ -9,8 +9,6 @@ use super::error::{PositionError, PublishError};
 use super::slots::{Claimed, Slots, Step, Written};
 use super::{Bytes, Payload};
 use crate::sync::{AtomicU64, CLAIM_TRIES};
-#[cfg(feature = "serve")]
-use crate::wait::Key;
 #[cfg(feature = "std")]
 use crate::wait::WaitList;
 
@@ -229,39 +227,5 @@ impl<P: Payload> fmt::Debug for Handle<P> {
             .field("slot_bytes", &self.slot_bytes())
             .field("newest", &self.newest())
             .finish_non_exhaustive()
-    }
-}
-
-/// A place among the readers that a publisher wakes, without a position: for one who wakes others.
-#[cfg(feature = "serve")]
-pub(crate) struct Watch<P: Payload> {
-    shared: Arc<Shared<P>>,
-    /// None in a ring whose readers spin: its publishers wake nobody.
-    key: Option<Key>,
-}
-
-#[cfg(feature = "serve")]
-impl<P: Payload> Watch<P> {
-    pub(crate) fn new(handle: &Handle<P>) -> Self {
-        let shared = Arc::clone(&handle.shared);
-        Self { key: shared.waiters.as_ref().map(WaitList::enter), shared }
-    }
-
-    /// Has `waker` called, once, after whatever is published or closed from now on. Who wants to know of what was
-    /// published before has to look after this call. False when it must not count on being woken.
-    pub(crate) fn register(&self, waker: &core::task::Waker) -> bool {
-        match (&self.shared.waiters, self.key) {
-            (Some(waiters), Some(key)) => waiters.register(key, waker),
-            _ => false,
-        }
-    }
-}
-
-#[cfg(feature = "serve")]
-impl<P: Payload> Drop for Watch<P> {
-    fn drop(&mut self) {
-        if let (Some(waiters), Some(key)) = (&self.shared.waiters, self.key) {
-            waiters.leave(key);
-        }
     }
 }

@@ -58,8 +58,6 @@ use crate::sync::AtomicU64;
 #[cfg(feature = "std")]
 pub use error::ReadError;
 pub use error::{BatchError, ConfigError, PositionError, PublishError, TryReadError};
-#[cfg(feature = "serve")]
-pub(crate) use handle::Watch;
 pub use handle::{Handle, Wait};
 pub use publish::{Config, Exclusive, Ring, RingOf, TypedRing};
 #[cfg(feature = "std")]

@@ -44,8 +44,8 @@
 //! **A client is one [`Reader`](crate::stream::Reader)**, which is read only when its socket takes more. So a slow client is lapped and told, as
 //! any slow reader; it holds what its socket has not taken, a chunk of 64 KiB and one event at most, and nothing that grows.
 //!
-//! **A publisher pays the same for a thousand clients as for one.** They do not wait in the stream: one task does for all of them,
-//! and only after a tenth of a second of silence. While events flow it looks every ten milliseconds, and publishers wake nobody.
+//! **A publisher pays nothing for clients**, be they one or a thousand. None of them waits in the stream: one task looks every ten milliseconds,
+//! while there is a client, and wakes them all. So that is the longest that an event waits here, and what comes meanwhile is sent at once.
 //!
 //! # What it defends itself against
 //!

@@ -1,24 +1,20 @@
-//! What wakes the clients: one task waits in the stream for all of them.
+//! What wakes the clients: one task looks for all of them, by the clock.
 //!
-//! A publisher that finds a waiting reader makes the system calls that wake it. A thousand of them would cost it a millisecond; so there
-//! is one at most, and that one is not waiting while events flow: it looks at the clock instead.
+//! They do not wait in the stream, and nobody waits there for them. A publisher that finds a waiting reader makes the system call that wakes it,
+//! and may lose its core to whoever was woken: with a thousand clients to be served then, for milliseconds.
 
-use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tokio::task::AbortHandle;
 
-use crate::stream::{Handle, Watch};
+use crate::stream::Handle;
 use crate::sync::Mutex;
 
-/// How often it looks while events flow: the longest that an event waits, and small beside what a network takes.
+/// How often it looks: the longest that an event waits. A look takes a microsecond, and a few nanoseconds for each new event.
 const TICK: Duration = Duration::from_millis(10);
-/// After so many looks without a new event it waits in the stream.
-const QUIET_TICKS: u32 = 10;
 
 pub(super) struct Pulse {
     stream: Handle,
@@ -53,8 +49,8 @@ impl Pulse {
         let mut clients = self.clients.lock();
         clients.count += 1;
         if clients.pump.is_none() {
-            let (stream, beat) = (self.stream.clone(), Arc::clone(&self.beat));
-            clients.pump = Some(tokio::spawn(pump(stream, beat)).abort_handle());
+            let pump = pump(self.stream.clone(), Arc::clone(&self.beat));
+            clients.pump = Some(tokio::spawn(pump).abort_handle());
         }
         drop(clients);
         Seat { pulse: Arc::clone(self) }
@@ -86,43 +82,13 @@ impl Drop for Seat {
 }
 
 async fn pump(stream: Handle, beat: Arc<Notify>) {
-    let watch = stream.watch();
-    let mut told = stream.seq();
-    let mut quiet = QUIET_TICKS;
+    let mut probe = stream.probe();
+    // What came before the probe, and after a client's first look.
+    beat.notify_waiters();
     loop {
-        if quiet >= QUIET_TICKS {
-            if wait(&watch, &beat).await {
-                quiet = 0;
-            }
-            told = stream.seq();
-            beat.notify_waiters();
-        }
         tokio::time::sleep(TICK).await;
-        // What is claimed may not be there yet, and comes without a beat of its own then: with the next event, or when it is quiet.
-        let seq = stream.seq();
-        if seq == told {
-            quiet = quiet.saturating_add(1);
-        } else {
-            (told, quiet) = (seq, 0);
+        if probe.has_news() {
             beat.notify_waiters();
         }
     }
-}
-
-/// Waits in the stream. False when nobody there would wake it.
-async fn wait(watch: &Watch, beat: &Notify) -> bool {
-    let mut registered = false;
-    poll_fn(|cx| {
-        if registered {
-            return Poll::Ready(true);
-        }
-        registered = true;
-        if !watch.register(cx.waker()) {
-            return Poll::Ready(false);
-        }
-        // All that came before the registration is found now, and all that comes after it wakes this task.
-        beat.notify_waiters();
-        Poll::Pending
-    })
-    .await
 }

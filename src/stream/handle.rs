@@ -143,12 +143,6 @@ impl Handle {
         self.core.captured.store(always_captured(captured).bits(), Relaxed);
     }
 
-    /// See [`ring::Watch`].
-    #[cfg(feature = "serve")]
-    pub(crate) fn watch(&self) -> Watch {
-        ring::Watch::new(&self.ring)
-    }
-
     /// A new reader's place in the list.
     pub(super) fn enlist(&self, position: u64) -> Arc<Vitals> {
         let vitals = Arc::new(Vitals {
@@ -204,10 +198,6 @@ impl Handle {
         }
     }
 }
-
-/// Wakes one who wakes others when something is published.
-#[cfg(feature = "serve")]
-pub(crate) type Watch = ring::Watch<Laned>;
 
 impl fmt::Debug for Handle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

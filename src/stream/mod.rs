@@ -39,8 +39,6 @@ use crate::ring::lanes::CLASS_COUNT;
 pub use crate::ring::{Canceller, ReadError, TryReadError, Wait};
 pub use config::{CategorySet, Config};
 pub use error::{BatchError, ConfigError, PositionError, PublishError};
-#[cfg(feature = "serve")]
-pub(crate) use handle::Watch;
 pub use handle::{Handle, ReaderStatus, Stats};
 #[cfg(feature = "serve")]
 pub(crate) use publish::completed;

@@ -320,6 +320,29 @@ impl Handle {
     pub(crate) fn buffer(&self) -> Buffer {
         Buffer(self.ring.new_buffer())
     }
+
+    /// One that starts now.
+    pub(crate) fn probe(&self) -> Probe {
+        let mut reader = self.ring.reader_from_now();
+        reader.filter_by(|_| false);
+        reader.swap_buffer(&mut Default::default());
+        reader.leave_waiting();
+        Probe(reader)
+    }
+}
+
+/// Sees whether there is anything new: a reader that steps over everything, and that nobody else sees. It copies nothing, and never waits.
+#[cfg(feature = "serve")]
+pub(crate) struct Probe(ring::Reader<Laned>);
+
+#[cfg(feature = "serve")]
+impl Probe {
+    /// Whether a reader finds something since the last call, if only the end.
+    pub(crate) fn has_news(&mut self) -> bool {
+        let before = self.0.next_seq();
+        let is_closed = matches!(self.0.try_read(), Err(TryReadError::Closed));
+        is_closed || self.0.next_seq() != before
+    }
 }
 
 #[cfg(feature = "serve")]
