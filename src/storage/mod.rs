@@ -248,11 +248,14 @@ impl Batch {
         self.entries.clear();
     }
 
-    fn push(&mut self, envelope: &RawEnvelope<'_>) {
-        let seq = envelope.seq();
+    #[inline(always)]
+    fn push(&mut self, mut envelope: RawEnvelope<'_>) {
+        let (seq, category) = (envelope.seq(), envelope.category_index());
         let start = self.begin(seq);
-        envelope.write_json(&mut self.lines);
-        self.end(seq, envelope.category_index(), start);
+        let json = envelope.json();
+        self.lines.reserve(json.len() + 1);
+        self.lines.extend_from_slice(json);
+        self.end(seq, category, start);
     }
 
     /// The event that stands for what is lost.

@@ -504,7 +504,8 @@ enum Done<R> {
     Stopped(StorageError),
 }
 
-/// Puts an envelope, or what stands for lost ones, behind the batch.
+/// Puts an envelope, or what stands for lost ones, behind the batch. Inline, since what was read is large to move.
+#[inline(always)]
 fn take(
     read: ReadResult<RawEnvelope<'_>>,
     batch: &mut Batch,
@@ -512,7 +513,7 @@ fn take(
     status: &StatusHandle,
 ) {
     match read {
-        ReadResult::Envelope(envelope) => batch.push(&envelope),
+        ReadResult::Envelope(envelope) => batch.push(envelope),
         ReadResult::Dropped { from, to } => {
             let count = to - from + 1;
             tell!(
