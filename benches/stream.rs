@@ -200,7 +200,7 @@ fn publish_json() -> Group {
         name: "publish_json / Ring::publish + validate",
         ours: "shared",
         against: Against::SumOf(&["Ring::publish alone", "validate alone"]),
-        limit: 1.0,
+        limit: Limit::AtMost(1.0),
     };
     lines("publish a line of 256 B", &line(), vec![goal])
 }

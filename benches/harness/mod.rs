@@ -32,12 +32,12 @@ pub struct Group {
     pub goals: Vec<Goal>,
 }
 
-/// `ours` takes at most `limit` times as long as `against`.
+/// `ours` takes at most so many times as long as `against`, or is at least so many times as fast.
 pub struct Goal {
     pub name: &'static str,
     pub ours: &'static str,
     pub against: Against,
-    pub limit: f64,
+    pub limit: Limit,
 }
 
 pub enum Against {
@@ -47,7 +47,17 @@ pub enum Against {
 
 /// `ours` takes at most `limit` times as long as the fastest of `against`.
 pub fn goal(name: &'static str, ours: &'static str, against: &'static [&'static str], limit: f64) -> Goal {
-    Goal { name, ours, against: Against::FastestOf(against), limit }
+    Goal { name, ours, against: Against::FastestOf(against), limit: Limit::AtMost(limit) }
+}
+
+/// `ours` is at least `limit` times as fast as `against`.
+pub fn speed_goal(
+    name: &'static str,
+    ours: &'static str,
+    against: &'static [&'static str],
+    limit: f64,
+) -> Goal {
+    Goal { limit: Limit::AtLeast(limit), ..goal(name, ours, against, limit) }
 }
 
 /// Measures each contestant alone, and then those of each group in turns. The last lines are one for each goal:
@@ -105,7 +115,11 @@ fn compare(group: &mut Group) -> Vec<String> {
                 (0..ROUNDS).map(|round| names.iter().map(|name| of(name)[round]).sum()).collect()
             }
         };
-        verdict(name, ratio(of(ours), &against), Limit::AtMost(*limit), 2)
+        let figure = match limit {
+            Limit::AtMost(_) => ratio(of(ours), &against),
+            Limit::AtLeast(_) => ratio(&against, of(ours)),
+        };
+        verdict(name, figure, *limit, 2)
     };
     group.goals.iter().map(verdict).collect()
 }
