@@ -1,0 +1,1 @@
+//! Empty, in place of the crate of this name: see the manifest one folder up.
