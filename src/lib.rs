@@ -1,7 +1,7 @@
 //! A lock-free broadcast event bus: a publisher never waits, and a slow reader is lapped and told exactly what it lost.
 //!
 //! - `stream` (feature `std`): telemetry events, serialized once, streamed to every reader.
-//! - `storage` (feature `std`): what leaves the stream arrives in a storage, such as a directory of JSON Lines.
+//! - `storage` (feature `std`): what leaves the stream arrives in a storage: a directory of JSON Lines, or a stream of S2 (feature `s2`).
 //! - `serve` (feature `serve`): a stream over HTTP, as server-sent events.
 //! - `event` (feature `std`): those events, their JSON, and a check of what claims to be one.
 //! - [`ring`]: what the stream is made of: any number of publishers and readers of bytes or plain values.

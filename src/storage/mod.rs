@@ -39,6 +39,8 @@
 //! A writer needs no async runtime. From one, give it a thread: `tokio::task::spawn_blocking(move || writer.run())`.
 
 mod json_lines;
+#[cfg(feature = "s2")]
+mod s2;
 mod writer;
 
 use std::borrow::Cow;
@@ -51,6 +53,8 @@ pub use json_lines::{
     FileError, Fsync, JsonLines, JsonLinesConfig, Line, Lines, OpenError, Position, ReadError, Recovered,
     Torn,
 };
+#[cfg(feature = "s2")]
+pub use s2::{S2Config, S2Error, S2Records, S2Storage, S2StorageWriter, StopError};
 pub use writer::{CloseError, RunError, Status, StatusHandle, StorageWriter, WriterCanceller};
 
 use crate::event::{Category, Envelope, Event, RawValue, Source, SourceKind};
@@ -281,6 +285,16 @@ impl Batch {
         self.entries.push(Entry { seq, category, at: start..self.lines.len() });
         self.lines.push(b'\n');
     }
+}
+
+/// The seq of an envelope, by what is around it: enough for a line that was written whole.
+fn seq_of(line: &[u8]) -> Option<u64> {
+    let rest = line.strip_prefix(HEAD)?;
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let (digits, rest) = rest.split_at(digits);
+    let event = rest.strip_prefix(MIDDLE)?;
+    let seq = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    (event.starts_with(b"{") && event.ends_with(b"}}")).then_some(seq)
 }
 
 /// The event in an envelope, as this crate writes envelopes.

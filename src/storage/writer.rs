@@ -83,16 +83,29 @@ pub struct Status {
 pub struct StatusHandle {
     counters: Arc<Counters>,
     stream: Handle,
+    /// Where the storage itself keeps the last durable seq, which the writer notes when it comes by.
+    #[cfg(feature = "s2")]
+    durable: Option<Arc<AtomicU64>>,
 }
 
 impl StatusHandle {
+    #[cfg(feature = "s2")]
+    pub(super) fn with_durable(self, durable: Arc<AtomicU64>) -> Self {
+        Self { durable: Some(durable), ..self }
+    }
+
     /// The status at this moment.
     pub fn get(&self) -> Status {
         let counters = &*self.counters;
-        let appended = counters.appended.load(Relaxed);
+        let durable = &counters.durable;
+        #[cfg(feature = "s2")]
+        let durable = self.durable.as_deref().unwrap_or(durable);
+        let durable = durable.load(Relaxed);
+        // What is durable was taken, also when nobody has noted that yet.
+        let appended = counters.appended.load(Relaxed).max(durable);
         Status {
             appended,
-            durable: counters.durable.load(Relaxed),
+            durable,
             retries: counters.retries.load(Relaxed),
             errors: counters.errors.load(Relaxed),
             dropped: counters.dropped.load(Relaxed),
@@ -232,7 +245,12 @@ impl<S: Storage> StorageWriter<S> {
         let counters = Counters::default();
         counters.appended.store(reader.next_seq() - 1, Relaxed);
         Self {
-            status: StatusHandle { counters: Arc::new(counters), stream: reader.handle().clone() },
+            status: StatusHandle {
+                counters: Arc::new(counters),
+                stream: reader.handle().clone(),
+                #[cfg(feature = "s2")]
+                durable: None,
+            },
             canceller: WriterCanceller { reader: reader.canceller(), cancelled: Arc::default() },
             batch: Batch::new(reader.handle().epoch()),
             gaps: VecDeque::new(),
@@ -344,7 +362,7 @@ impl<S: Storage> StorageWriter<S> {
     }
 
     /// Forwards everything up to `wanted`, until `deadline`. It always looks once. The storage has failed before, or not.
-    fn forward(
+    pub(super) fn forward(
         &mut self,
         wanted: u64,
         deadline: Instant,

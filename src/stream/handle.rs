@@ -29,6 +29,8 @@ pub(super) struct Limits {
 pub(super) struct Core {
     pub(super) limits: Limits,
     epoch: u64,
+    #[cfg(feature = "s2")]
+    made: std::time::Instant,
     captured: AtomicU64,
     refused: AtomicU64,
     readers: Mutex<Vec<Arc<Vitals>>>,
@@ -78,6 +80,8 @@ impl Handle {
         let core = Core {
             limits: Limits::new(ring.slot_bytes(), config.max_envelope_bytes),
             epoch: random(),
+            #[cfg(feature = "s2")]
+            made: std::time::Instant::now(),
             captured: AtomicU64::new(always_captured(config.captured).bits()),
             refused: AtomicU64::new(0),
             readers: Mutex::new(Vec::new()),
@@ -110,6 +114,12 @@ impl Handle {
     /// Whether the stream takes no more events. Readers still get what is there.
     pub fn is_closed(&self) -> bool {
         self.ring.is_closed()
+    }
+
+    /// How long ago the stream was made: there is nothing of its epoch from before.
+    #[cfg(feature = "s2")]
+    pub(crate) fn age(&self) -> std::time::Duration {
+        self.core.made.elapsed()
     }
 
     /// How many events the stream holds.
@@ -277,7 +287,7 @@ fn always_captured(captured: CategorySet) -> CategorySet {
 }
 
 /// 64 bits that no other process and no other call gets: the standard library keys its hashers at random.
-fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     let mut hasher = RandomState::new().build_hasher();
     hasher.write_u32(std::process::id());
     if let Ok(now) = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {

@@ -39,6 +39,8 @@ use crate::ring::lanes::CLASS_COUNT;
 pub use crate::ring::{Canceller, ReadError, TryReadError, Wait};
 pub use config::{CategorySet, Config};
 pub use error::{BatchError, ConfigError, PositionError, PublishError};
+#[cfg(feature = "s2")]
+pub(crate) use handle::random;
 pub use handle::{Handle, ReaderStatus, Stats};
 #[cfg(feature = "serve")]
 pub(crate) use publish::completed;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::super::{HEAD, MIDDLE};
+use super::super::seq_of;
 use super::FileError;
 use crate::event::{Category, RawValue};
 
@@ -100,16 +100,6 @@ pub(super) fn sync_dir(dir: &Path) -> Result<(), FileError> {
         synced.map_err(FileError::new("make durable", dir))?;
     }
     Ok(())
-}
-
-/// The seq of an envelope, by what is around it: enough for a line that was written whole.
-pub(super) fn seq_of(line: &[u8]) -> Option<u64> {
-    let rest = line.strip_prefix(HEAD)?;
-    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    let (digits, rest) = rest.split_at(digits);
-    let event = rest.strip_prefix(MIDDLE)?;
-    let seq = std::str::from_utf8(digits).ok()?.parse().ok()?;
-    (event.starts_with(b"{") && event.ends_with(b"}}")).then_some(seq)
 }
 
 /// The seq of an envelope, if it is one from the first byte to the last.

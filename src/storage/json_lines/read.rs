@@ -7,9 +7,9 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
-use super::super::event_json;
+use super::super::{event_json, seq_of};
 use super::FileError;
-use super::files::{Name, list, lost_from, seq_of};
+use super::files::{Name, list, lost_from};
 
 /// One line: an envelope.
 #[derive(Clone, PartialEq, Eq)]
@@ -20,6 +20,11 @@ pub struct Line {
 }
 
 impl Line {
+    #[cfg(feature = "s2")]
+    pub(in crate::storage) fn new(epoch: u64, seq: u64, json: Vec<u8>) -> Self {
+        Self { epoch, seq, json }
+    }
+
     /// The [epoch](crate::stream::Handle::epoch) of the stream that it is of.
     pub fn epoch(&self) -> u64 {
         self.epoch
