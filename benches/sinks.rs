@@ -1,10 +1,13 @@
 //! What the storages cost, beside a bare copy on the same disk and another writer that does not block its callers.
 //!
-//! `cargo bench --bench sinks`, and see the harness for how. Everybody writes lines of 300 bytes to a file in a directory of the
+//! `cargo bench --features s2 --bench sinks`, and see the harness for how. Everybody writes lines of 300 bytes to a file in a directory of the
 //! build's folder, into the page cache: nobody calls `fsync`. The clock runs from the first event until the last line is written;
 //! files are made before and removed after that. What arrived is counted.
 
 mod harness;
+#[cfg(feature = "s2")]
+#[path = "sinks/s2.rs"]
+mod s2;
 
 use std::fs::{self, File};
 use std::hint::{black_box, spin_loop};
@@ -26,7 +29,18 @@ use tempfile::TempDir;
 use tracing_appender::non_blocking::NonBlockingBuilder;
 
 fn main() {
-    harness::run(vec![json_lines(), blocked_sink()], Vec::new);
+    #[cfg(feature = "s2")]
+    if std::env::args().any(|arg| arg == "--test") {
+        s2::once();
+    }
+    harness::run(vec![json_lines(), blocked_sink()], s2_goals);
+}
+
+fn s2_goals() -> Vec<String> {
+    #[cfg(feature = "s2")]
+    return s2::goals();
+    #[cfg(not(feature = "s2"))]
+    vec!["NOT RUN: the goals of S2, which need the feature `s2`".into()]
 }
 
 /// Bytes of a line, with its line break, where the seq has 6 digits.
