@@ -244,7 +244,8 @@ impl Listening {
         self.connections.lock().push((number, connection));
         let listening = self.clone();
         let spawned = spawn("connection", move || {
-            let input = Input::new(format!("connection {number},"), Lines::new(other), Kind::Socket);
+            let input =
+                Input::new(format!("connection {number},"), Box::new(Lines::new(other)), Kind::Socket);
             listening.pipeline.publish(&input);
             listening.connections.lock().retain(|(other, _)| *other != number);
         });

@@ -9,6 +9,8 @@ mod pipeline;
 mod progress;
 mod relay;
 mod replay;
+#[cfg(feature = "s2")]
+mod s2;
 #[cfg(feature = "serve")]
 mod serve;
 mod sinks;

@@ -107,8 +107,8 @@ pub enum Kind {
 }
 
 impl Input {
-    pub fn new(name: impl Into<String>, source: impl Source + 'static, kind: Kind) -> Self {
-        Self { source: Mutex::new(Box::new(source)), name: name.into(), kind }
+    pub fn new(name: impl Into<String>, source: Box<dyn Source>, kind: Kind) -> Self {
+        Self { source: Mutex::new(source), name: name.into(), kind }
     }
 }
 

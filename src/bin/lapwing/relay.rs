@@ -83,16 +83,16 @@ impl Args {
 
     fn open_file(&self, path: &Path, stop: &Arc<Stop>) -> Result<Input, String> {
         if is_standard(path) {
-            return Ok(Input::new("standard input,", Lines::new(io::stdin()), Kind::Pipe));
+            return Ok(Input::new("standard input,", Box::new(Lines::new(io::stdin())), Kind::Pipe));
         }
         let failed = |error| format!("cannot open the input {}: {error}", path.display());
         let name = format!("{},", path.display());
         if self.follow {
             let follow = Follow::open(path, Arc::clone(stop)).map_err(failed)?;
-            return Ok(Input::new(name, Lines::new(follow), Kind::File));
+            return Ok(Input::new(name, Box::new(Lines::new(follow)), Kind::File));
         }
         let file = File::open(path).map_err(failed)?;
         let kind = if file.metadata().map_err(failed)?.is_file() { Kind::File } else { Kind::Pipe };
-        Ok(Input::new(name, Lines::new(file), kind))
+        Ok(Input::new(name, Box::new(Lines::new(file)), kind))
     }
 }

@@ -1,9 +1,10 @@
 //! `lapwing replay`: what a durable sink holds, once more through the bus.
 
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use lapwing::storage::{JsonLines, Line, ReadError};
+use lapwing::storage::{JsonLines, Line};
 
 use crate::input::{Block, Source};
 use crate::pipeline::{self, Input, Inputs, Kind};
@@ -20,7 +21,7 @@ const BLOCK: usize = 256 << 10;
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment, after_help = EXAMPLES)]
 pub struct Args {
-    /// A directory of JSON Lines. It is only read.
+    /// A directory of JSON Lines, or with the feature `s2` a stream: `s2://BASIN/STREAM`. It is only read.
     source: PathBuf,
     #[command(flatten)]
     common: pipeline::Args,
@@ -37,11 +38,21 @@ pub fn main(mut args: Args) -> ExitCode {
         args.common.sinks.out = Some("-".into());
     }
     pipeline::run(&args.common, 1, |_| {
-        let lines = JsonLines::read(&args.source).map_err(|error| error.to_string())?;
-        let replay = Replay { lines, number: 0, problem: None };
-        let name = format!("{},", args.source.display());
-        Ok(Inputs { inputs: vec![Input::new(name, replay, Kind::File)], listener: None })
+        let input = Input::new(format!("{},", args.source.display()), args.open()?, Kind::File);
+        Ok(Inputs { inputs: vec![input], listener: None })
     })
+}
+
+impl Args {
+    fn open(&self) -> Result<Box<dyn Source>, String> {
+        #[cfg(feature = "s2")]
+        if let Some(name) = self.source.to_str().filter(|source| source.starts_with("s2://")) {
+            let records = self.common.sinks.s2.read(&name.parse()?)?;
+            return Ok(Box::new(Replay { lines: records, number: 0, problem: None }));
+        }
+        let lines = JsonLines::read(&self.source).map_err(|error| error.to_string())?;
+        Ok(Box::new(Replay { lines, number: 0, problem: None }))
+    }
 }
 
 /// The events of a storage.
@@ -52,7 +63,7 @@ struct Replay<I> {
     problem: Option<String>,
 }
 
-impl<I: Iterator<Item = Result<Line, ReadError>> + Send> Source for Replay<I> {
+impl<I: Iterator<Item = Result<Line, E>> + Send, E: Display> Source for Replay<I> {
     fn next(&mut self, block: &mut Block) -> Result<bool, String> {
         block.clear();
         while self.problem.is_none() && block.len() < BLOCK {

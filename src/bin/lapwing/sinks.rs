@@ -40,6 +40,9 @@ pub struct Args {
     /// Compress finished files with this level of zstd.
     #[arg(long, value_name = "LEVEL", requires = "out", value_parser = clap::value_parser!(i32).range(1..=22))]
     out_zstd: Option<i32>,
+    #[cfg(feature = "s2")]
+    #[command(flatten)]
+    pub s2: crate::s2::Args,
     #[cfg(feature = "serve")]
     #[command(flatten)]
     pub server: crate::serve::Args,
@@ -61,6 +64,10 @@ fn fsync(text: &str) -> Result<Fsync, String> {
 
 impl Args {
     pub fn is_none(&self) -> bool {
+        #[cfg(feature = "s2")]
+        if self.s2.stream.is_some() {
+            return false;
+        }
         self.out.is_none() && !self.serves()
     }
 
@@ -104,6 +111,11 @@ impl Args {
                 }
                 sinks.add("out", pace.watch(storage, |_, appended| appended));
             }
+        }
+        #[cfg(feature = "s2")]
+        if let Some(storage) = self.s2.open(stream)? {
+            // What is not acknowledged may have to be read once more.
+            sinks.add("s2", pace.watch(storage, |storage, _| storage.durable().unwrap_or(0)));
         }
         let Opening { mut sinks, start, .. } = sinks;
         sinks.threads = start.into_iter().map(|start| start()).collect::<Result<_, _>>()?;
