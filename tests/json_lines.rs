@@ -9,6 +9,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -833,6 +834,24 @@ fn a_second_writer_is_refused_and_readers_are_not() {
     drop(child.stdin.take());
     assert!(child.wait().unwrap().success());
     open(dir.path(), &config());
+}
+
+/// Between its start and its program a process has the files of the one that starts it, locks included.
+#[test]
+fn processes_that_are_being_started_do_not_hold_a_directory() {
+    let dir = tempdir();
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Relaxed) {
+                assert!(Command::new("true").status().unwrap().success());
+            }
+        });
+        let all = (0..2000).map(|_| JsonLines::open(dir.path(), config()).map(drop));
+        let refused = all.filter(Result::is_err).count();
+        done.store(true, Relaxed);
+        assert_eq!(refused, 0, "of 2,000");
+    });
 }
 
 /// In its environment a child finds the directory that it works in.

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use super::FileError;
 use super::files::{UNFINISHED, sync_dir};
+use super::recover::Lock;
 
 #[derive(Debug)]
 pub(super) struct Compressor {
@@ -25,7 +26,7 @@ pub(super) struct Compressor {
 
 impl Compressor {
     /// Begins with `first`. The directory stays locked for as long as the thread is at work.
-    pub(super) fn start(dir: PathBuf, level: i32, lock: Arc<File>, first: Vec<PathBuf>) -> io::Result<Self> {
+    pub(super) fn start(dir: PathBuf, level: i32, lock: Arc<Lock>, first: Vec<PathBuf>) -> io::Result<Self> {
         let (queue, files) = channel();
         let (end, done) = channel();
         let stop = Arc::new(AtomicBool::new(false));

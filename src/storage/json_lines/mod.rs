@@ -84,7 +84,7 @@ pub struct JsonLines {
     next_number: u64,
     #[cfg(feature = "zstd")]
     compressor: Option<compress::Compressor>,
-    _lock: Arc<File>,
+    _lock: Arc<recover::Lock>,
 }
 
 /// A seq of a stream.

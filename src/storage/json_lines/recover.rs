@@ -11,8 +11,19 @@ use super::files::{LOCK, Name, UNFINISHED, checked_seq_of, list, sync_dir};
 use super::read::Lines;
 use super::{FileError, OpenError, Position, ReadError, Recovered, Torn};
 
+/// The lock of a directory. The system lets go of it when the process dies.
+#[derive(Debug)]
+pub(super) struct Lock(File);
+
+impl Drop for Lock {
+    /// To close the file is not enough: a process that is just being started holds it, too, until it runs its program.
+    fn drop(&mut self) {
+        let _ = fs4::FileExt::unlock(&self.0);
+    }
+}
+
 pub(super) struct Found {
-    pub(super) lock: Arc<File>,
+    pub(super) lock: Arc<Lock>,
     pub(super) recovered: Recovered,
     pub(super) next_number: u64,
     #[cfg_attr(not(feature = "zstd"), allow(dead_code))]
@@ -63,13 +74,12 @@ pub(super) fn recover(dir: &Path, durable: bool) -> Result<Found, OpenError> {
     Ok(Found { lock, recovered: Recovered { last, torn }, next_number, uncompressed })
 }
 
-/// Locked for as long as the file is open. The system lets go of it when the process dies.
-fn lock(dir: &Path) -> Result<Arc<File>, OpenError> {
+fn lock(dir: &Path) -> Result<Arc<Lock>, OpenError> {
     let path = dir.join(LOCK);
     let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
     let file = file.map_err(FileError::new("open", &path))?;
     match fs4::FileExt::try_lock(&file) {
-        Ok(()) => Ok(Arc::new(file)),
+        Ok(()) => Ok(Arc::new(Lock(file))),
         Err(fs4::TryLockError::WouldBlock) => Err(OpenError::Locked { dir: dir.into() }),
         Err(fs4::TryLockError::Error(error)) => Err(FileError::new("lock", &path)(error).into()),
     }
