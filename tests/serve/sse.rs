@@ -119,21 +119,21 @@ fn heartbeats_come_after_silence_only() {
         assert_eq!(events.text(), ":\n\n");
         assert!(start.elapsed() >= SILENCE * beats, "too soon");
     }
-    // Not one that would have been due without the events.
-    let start = Instant::now();
+    // Not when it would have been due without the events.
     let mut seq = 0;
-    while start.elapsed() < 5 * SILENCE {
-        let published = Instant::now();
-        publish(&served.stream, 1);
-        seq += 1;
-        let mut frame = events.frame().unwrap();
-        while frame.text == ":\n\n" {
-            assert!(seq == 1 || published.elapsed() >= SILENCE, "too soon after an event");
-            frame = events.frame().unwrap();
+    for _ in 0..3 {
+        let start = Instant::now();
+        let mut published = start;
+        while start.elapsed() < SILENCE / 2 {
+            published = Instant::now();
+            publish(&served.stream, 1);
+            seq += 1;
+            let frame = std::iter::from_fn(|| events.frame()).find(|frame| frame.text != ":\n\n").unwrap();
+            assert_eq!(frame.id.unwrap(), seq.to_string());
         }
-        assert_eq!(frame.id.unwrap(), seq.to_string());
+        assert_eq!(events.text(), ":\n\n");
+        assert!(published.elapsed() >= SILENCE, "too soon after an event");
     }
-    assert!(seq > 5, "{seq} events only");
 }
 
 #[test]
