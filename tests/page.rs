@@ -1,6 +1,6 @@
 //! The page at `/` in a headless Chromium: what it shows of a stream, what it says of losses, and what it holds.
 //!
-//! Needs `chromium` and `chromedriver` (`apt-get install chromium chromium-driver`), and fails without them. What was
+//! Needs `chromium` and `chromedriver`, has them installed where it may (by `apt-get`, as root), and fails without them. What was
 //! on the screen is left in `target/page-screenshots`, beside `figures.txt`.
 
 use std::fmt::Write as _;
@@ -10,7 +10,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -289,6 +289,23 @@ fn goes_on_after_a_broken_connection_and_a_restart() {
         "document.querySelector('.row.note .what')?.textContent.startsWith('The server has restarted')",
     );
     test.browser.screenshot("restarted");
+    test.finish(&["net::ERR_"]);
+}
+
+#[test]
+fn the_browsers_own_event_source_goes_on_by_itself() {
+    let test = Test::start(None);
+    let lines = |n: usize| RECORDING.lines().take(n).fold(String::new(), |text, line| text + line + "\n");
+    test.server.publish(&lines(200));
+    test.browser.js("window.seqs = []; window.source = new EventSource('events?replay=all'); \
+         source.onmessage = message => seqs.push(Number(/^{\"seq\":(\\d+)/.exec(message.data)[1]))");
+    test.browser.wait("seqs.length === 200");
+    test.proxy.refuse(true);
+    test.browser.wait("source.readyState === EventSource.CONNECTING");
+    test.server.publish(&lines(100));
+    test.proxy.refuse(false);
+    test.browser.wait("seqs.length === 300");
+    assert_eq!(test.browser.js("return seqs.every((seq, at) => seq === at + 1)"), true);
     test.finish(&["net::ERR_"]);
 }
 
@@ -773,11 +790,26 @@ impl Drop for Browser {
 
 /// Where a program is.
 fn program(name: &str) -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file());
-    found.unwrap_or_else(|| {
-        panic!("{name} is not there; this test needs it: apt-get install chromium chromium-driver")
+    static INSTALLED: Once = Once::new();
+    let find = || {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
+    };
+    find().unwrap_or_else(|| {
+        INSTALLED.call_once(install);
+        find().unwrap_or_else(|| {
+            panic!("{name} is not there; this test needs it, and only root can have it installed: {INSTALL}")
+        })
     })
+}
+
+const INSTALL: &str =
+    "apt-get update && apt-get install --yes --no-install-recommends chromium chromium-driver";
+
+/// Sets up the browser, where that is allowed.
+fn install() {
+    eprintln!("installing Chromium: {INSTALL}");
+    let _ = Command::new("sh").args(["-c", INSTALL]).stdin(Stdio::null()).status();
 }
 
 fn screenshots() -> PathBuf {

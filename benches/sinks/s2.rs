@@ -33,7 +33,7 @@ pub fn goals() -> Vec<String> {
     println!("\n{:<58}{:>10}{:>10}{:>8}", "S2 on loopback", "lapwing", "bare SDK", "ratio");
     let mut goals = Vec::new();
 
-    const RECORDS: usize = 20_000;
+    const RECORDS: usize = 100_000;
     let (ours, bare) = bench.in_turns(15, |bench| bench.ours(RECORDS), |bench| bench.bare(RECORDS));
     let rate = |times: &[f64]| RECORDS as f64 / median(times);
     let faster = ratio(&bare, &ours);
@@ -211,7 +211,7 @@ impl Bench {
 
 /// It holds all that is published in a round.
 fn stream() -> EventStream {
-    Config::new().events(1 << 15).inline_bytes(512).build().unwrap()
+    Config::new().events(1 << 17).inline_bytes(512).build().unwrap()
 }
 
 /// An event of 300 bytes.

@@ -18,7 +18,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::input::Lines;
-use crate::pipeline::{Input, Kind, Pipeline, spawn};
+use crate::publish::{Input, Kind, Pipeline};
+use crate::setup::spawn;
 use crate::tell;
 
 /// The most connections at a time.

@@ -7,12 +7,14 @@ mod listen;
 mod pace;
 mod pipeline;
 mod progress;
+mod publish;
 mod relay;
 mod replay;
 #[cfg(feature = "s2")]
 mod s2;
 #[cfg(feature = "serve")]
 mod serve;
+mod setup;
 mod sinks;
 mod stop;
 mod tail;
@@ -50,5 +52,17 @@ fn main() -> ExitCode {
         Command::Truncate(args) => truncate::main(&args),
         Command::Completions(args) => generate::completions(&args),
         Command::Man(args) => generate::man(&args),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    #[test]
+    fn no_two_arguments_have_one_name() {
+        Cli::command().debug_assert();
     }
 }

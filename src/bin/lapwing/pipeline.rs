@@ -1,34 +1,25 @@
 //! From inputs through the bus to sinks: what `relay` and `replay` have in common.
 
-use std::fmt;
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::thread;
 use std::time::{Duration, Instant};
 
-use lapwing::event::{Category, InvalidReason};
-use lapwing::stream::{CategorySet, Config, EventStream, Publish, PublishError};
-use parking_lot::Mutex;
-use serde::Deserialize;
+use lapwing::event::Category;
+use lapwing::stream::{CategorySet, Config};
 
-use crate::input::{Block, MAX_LINE, Source};
 use crate::listen::{Listener, Listening};
 use crate::pace::Pace;
 use crate::progress::Progress;
+use crate::publish::{GRACE, Input, Pipeline, Rejects};
 #[cfg(feature = "serve")]
 use crate::serve::Serving;
-use crate::sinks::{self, Outcome, Sinks};
+use crate::setup::spawn;
+use crate::sinks::{self, Notice, Sinks};
 use crate::stop::Stop;
 use crate::tell;
 
-/// How long publishers that wait for input are given to find that there is no need any more.
-const GRACE: Duration = Duration::from_millis(100);
 /// How long sinks are waited for after their time is up: one may be stuck in a system call.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -57,7 +48,7 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 4096, help_heading = "Ring")]
     events: u64,
     /// The most bytes of an event that lies in its slot. Larger ones have memory of their own.
-    #[arg(long, value_name = "BYTES", default_value_t = 1024, help_heading = "Ring")]
+    #[arg(long, value_name = "BYTES", default_value_t = 2048, help_heading = "Ring")]
     inline_bytes: usize,
     /// The memory for larger events.
     #[arg(long, value_name = "BYTES", default_value_t = 8 << 20, help_heading = "Ring")]
@@ -85,88 +76,6 @@ fn speed(text: &str) -> Result<Speed, String> {
         Ok(times) if times > 0.0 && f64::is_finite(times) => Ok(Speed(Some(times))),
         _ => Err("allowed are flat, or a number above 0".into()),
     }
-}
-
-/// An input.
-pub struct Input {
-    source: Mutex<Box<dyn Source>>,
-    /// What comes before `line 3` in messages.
-    name: String,
-    kind: Kind,
-}
-
-/// What kind of input there is.
-#[derive(Clone, Copy, PartialEq)]
-pub enum Kind {
-    /// What is not read stays there.
-    File,
-    /// What was read is gone from there. Who writes there waits while nothing is read.
-    Pipe,
-    /// Others have sent what arrived, and believe it to be here. They are not made to wait.
-    Socket,
-}
-
-impl Input {
-    pub fn new(name: impl Into<String>, source: Box<dyn Source>, kind: Kind) -> Self {
-        Self { source: Mutex::new(source), name: name.into(), kind }
-    }
-}
-
-/// What the thread in charge is told.
-pub enum Notice {
-    /// A publisher is done.
-    Ended,
-    SinkEnded(usize, Outcome),
-    Signal,
-}
-
-/// A stream and what goes into it.
-pub struct Pipeline {
-    pub stream: Arc<EventStream>,
-    pub stop: Arc<Stop>,
-    pub tally: Tally,
-    pace: Arc<Pace>,
-    on_lag: Option<OnLag>,
-    schedule: Option<Schedule>,
-    rejects: Option<Rejects>,
-    seen: Mutex<Vec<Reason>>,
-    failures: Mutex<Vec<String>>,
-    /// How many publishers have lines in their hands.
-    busy: AtomicU64,
-}
-
-/// What became of lines.
-#[derive(Default)]
-pub struct Tally {
-    pub lines: AtomicU64,
-    pub blank: AtomicU64,
-    pub bytes: AtomicU64,
-    pub published: AtomicU64,
-    pub truncated: AtomicU64,
-    pub not_captured: AtomicU64,
-    /// No events, or too large to be published even in part.
-    pub rejected: AtomicU64,
-    /// Read, and not published before time was up.
-    pub late: AtomicU64,
-}
-
-/// Events by the clock, as they were recorded.
-struct Schedule {
-    times: f64,
-    start: Mutex<Option<(Instant, i64)>>,
-}
-
-struct Rejects {
-    path: PathBuf,
-    file: Mutex<(BufWriter<File>, Option<io::Error>)>,
-}
-
-/// Why a line was not published.
-#[derive(Clone, Copy, PartialEq)]
-enum Reason {
-    Invalid(InvalidReason),
-    FieldsTooLarge,
-    TooLong,
 }
 
 /// Where lines come from.
@@ -222,19 +131,10 @@ fn try_run(
     let pace = Arc::new(Pace::new(&stream, args.large_bytes, publishers.into()));
     let mut sinks = args.sinks.start(&stream, &pace, &notices)?;
     #[cfg(feature = "serve")]
-    let server = server.map(|server| server.start(&stream, &sinks, args.sinks.deadline())).transpose()?;
-    let pipeline = Arc::new(Pipeline {
-        stream,
-        stop,
-        tally: Tally::default(),
-        pace,
-        on_lag: args.on_lag,
-        schedule: args.speed.0.map(|times| Schedule { times, start: Mutex::new(None) }),
-        rejects,
-        seen: Mutex::default(),
-        failures: Mutex::default(),
-        busy: AtomicU64::new(0),
-    });
+    let server =
+        server.map(|server| server.start(&stream, sinks.statuses(), args.sinks.deadline())).transpose()?;
+    let pause = args.on_lag.map(|on_lag| on_lag == OnLag::Pause);
+    let pipeline = Arc::new(Pipeline::new(stream, stop, pace, pause, args.speed.0, rejects));
 
     let mut progress = Progress::new(args.json);
     let mut stopped = false;
@@ -299,7 +199,7 @@ fn try_run(
         match noticed.recv_timeout(pause) {
             Ok(notice) => handle(notice, &mut publishing, &mut sinks),
             Err(_) if Instant::now() >= until => break,
-            Err(_) if pipeline.busy.load(Relaxed) == 0 && !socket_is_busy() => break,
+            Err(_) if !pipeline.is_busy() && !socket_is_busy() => break,
             Err(_) => progress.tick(&pipeline, &sinks),
         }
     }
@@ -310,7 +210,7 @@ fn try_run(
     while !sinks.have_ended() {
         let now = Instant::now();
         if now >= until {
-            pipeline.pace.give_up();
+            pipeline.give_up();
             sinks.cancel();
         }
         if now >= until + PATIENCE {
@@ -325,18 +225,13 @@ fn try_run(
     if let Some(server) = server {
         server.wait(until + PATIENCE);
     }
-    let rejects = pipeline.rejects.as_ref().map(Rejects::finish);
+    let rejects = pipeline.finish_rejects();
     if let Some(Err(error)) = &rejects {
         tell!("{error}");
     }
-    let failures = std::mem::take(&mut *pipeline.failures.lock());
+    let failures = pipeline.take_failures();
     let kept = matches!(rejects, Some(Ok(())));
     Ok(progress.summary(&pipeline, &sinks, &failures, kept))
-}
-
-pub fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String> {
-    let spawned = thread::Builder::new().name(name.into()).spawn(work);
-    spawned.map(drop).map_err(|error| format!("cannot start a thread: {error}"))
 }
 
 fn on_signals(notices: Sender<Notice>) -> Result<(), String> {
@@ -350,191 +245,5 @@ impl Args {
             None => CategorySet::ALL,
             Some(names) => names.iter().map(|name| Category::from(name.as_str())).collect(),
         }
-    }
-}
-
-impl Pipeline {
-    /// A publisher: one block of lines after another.
-    pub fn publish(&self, input: &Input) {
-        let pause = match self.on_lag {
-            Some(on_lag) => on_lag == OnLag::Pause,
-            None => input.kind != Kind::Socket,
-        };
-        let mut publisher = Publisher { pipeline: self, input, pause, allowed: 0, last: 0 };
-        let mut block = Block::default();
-        loop {
-            let mut source = input.source.lock();
-            if !self.goes_on(input) {
-                return;
-            }
-            match source.next(&mut block) {
-                Ok(true) => {}
-                Ok(false) => return,
-                Err(message) => {
-                    let message = format!("{} {message}", input.name);
-                    tell!("{message}");
-                    self.failures.lock().push(message);
-                    continue;
-                }
-            }
-            self.busy.fetch_add(1, Relaxed);
-            drop(source);
-            publisher.publish(&block);
-            self.busy.fetch_sub(1, Relaxed);
-        }
-    }
-
-    /// Whether there is still time to read from an input. From a socket, what has arrived is read even when no more is to be taken, as long
-    /// as that does not go on and on.
-    fn goes_on(&self, input: &Input) -> bool {
-        match self.stop.stopped_at() {
-            None => true,
-            Some(at) => input.kind == Kind::Socket && at.elapsed() < GRACE,
-        }
-    }
-
-    /// Keeps a line that is no event, and tells of the first one of its kind.
-    fn reject(
-        &self,
-        input: &Input,
-        number: u64,
-        line: &[u8],
-        reason: Reason,
-        at: Option<usize>,
-        why: &dyn fmt::Display,
-    ) {
-        self.tally.rejected.fetch_add(1, Relaxed);
-        if let Some(rejects) = &self.rejects {
-            rejects.write(line);
-        }
-        let mut seen = self.seen.lock();
-        if !seen.contains(&reason) {
-            seen.push(reason);
-            drop(seen);
-            let column = at.map_or_else(String::new, |at| format!(", column {}", at + 1));
-            tell!("{} line {number}{column}: {why} (more of this kind are only counted)", input.name);
-        }
-    }
-}
-
-struct Publisher<'a> {
-    pipeline: &'a Pipeline,
-    input: &'a Input,
-    pause: bool,
-    /// The seq up to which it need not ask.
-    allowed: u64,
-    /// The last one it knows of.
-    last: u64,
-}
-
-impl Publisher<'_> {
-    fn publish(&mut self, block: &Block) {
-        let Pipeline { tally, stop, .. } = self.pipeline;
-        if let Some((number, bytes)) = block.too_long() {
-            tally.lines.fetch_add(1, Relaxed);
-            let why = format!("it has {bytes} bytes, and {MAX_LINE} are allowed; it was not kept");
-            self.pipeline.reject(self.input, number, b"", Reason::TooLong, None, &why);
-        }
-        let (mut lines, mut bytes, mut blank, mut published) = (0, 0, 0, 0);
-        for (number, line) in block.lines() {
-            if self.input.kind == Kind::File && stop.is_stopped() {
-                break;
-            }
-            lines += 1;
-            if line.trim_ascii().is_empty() {
-                blank += 1;
-                continue;
-            }
-            match self.publish_line(line) {
-                Ok(Publish::Published { seq, truncated }) => {
-                    self.last = seq;
-                    published += 1;
-                    bytes += line.len() as u64;
-                    if truncated {
-                        tally.truncated.fetch_add(1, Relaxed);
-                    }
-                }
-                Ok(Publish::NotCaptured) => _ = tally.not_captured.fetch_add(1, Relaxed),
-                Err(error) => {
-                    let (reason, at) = match error {
-                        PublishError::Invalid(invalid) => (Reason::Invalid(invalid.reason), Some(invalid.at)),
-                        PublishError::FieldsTooLarge { .. } => (Reason::FieldsTooLarge, None),
-                        _ => {
-                            tally.late.fetch_add(1, Relaxed);
-                            continue;
-                        }
-                    };
-                    self.pipeline.reject(self.input, number, line, reason, at, &error);
-                }
-            }
-        }
-        tally.lines.fetch_add(lines, Relaxed);
-        tally.blank.fetch_add(blank, Relaxed);
-        tally.published.fetch_add(published, Relaxed);
-        tally.bytes.fetch_add(bytes, Relaxed);
-    }
-
-    fn publish_line(&mut self, line: &[u8]) -> Result<Publish, PublishError> {
-        let Pipeline { stream, pace, schedule, stop, .. } = self.pipeline;
-        if let Some(schedule) = schedule
-            && let Some(due) = schedule.due(line)
-        {
-            stop.sleep_until(due);
-        }
-        if self.pause {
-            if line.len() > stream.inline_bytes() {
-                pace.admit_large(line.len().min(stream.max_envelope_bytes()), || stream.seq());
-            }
-            if self.last >= self.allowed {
-                self.last = stream.seq();
-                match pace.admit(self.last) {
-                    Some(allowed) => self.allowed = allowed,
-                    None => return Err(PublishError::Closed),
-                }
-            }
-        }
-        loop {
-            match stream.publish_json(line) {
-                // Another publisher is in the middle of its copy; here all of them go on sooner or later.
-                Err(PublishError::Stalled { .. }) => thread::yield_now(),
-                result => return result,
-            }
-        }
-    }
-}
-
-impl Schedule {
-    /// When a line is due; nothing if it is no event.
-    fn due(&self, line: &[u8]) -> Option<Instant> {
-        #[derive(Deserialize)]
-        struct Event {
-            ts: i64,
-        }
-        let Event { ts } = serde_json::from_slice(line).ok()?;
-        let (start, first) = *self.start.lock().get_or_insert_with(|| (Instant::now(), ts));
-        let after = Duration::from_micros(u64::try_from(ts.saturating_sub(first)).unwrap_or(0));
-        start.checked_add(Duration::try_from_secs_f64(after.as_secs_f64() / self.times).ok()?)
-    }
-}
-
-impl Rejects {
-    fn create(path: PathBuf) -> Result<Self, String> {
-        match File::create(&path) {
-            Ok(file) => Ok(Self { path, file: Mutex::new((BufWriter::new(file), None)) }),
-            Err(error) => Err(format!("cannot create the file for rejects {}: {error}", path.display())),
-        }
-    }
-
-    fn write(&self, line: &[u8]) {
-        let (file, failed) = &mut *self.file.lock();
-        if failed.is_none() {
-            *failed = file.write_all(line).and_then(|()| file.write_all(b"\n")).err();
-        }
-    }
-
-    fn finish(&self) -> Result<(), String> {
-        let (file, failed) = &mut *self.file.lock();
-        let result = failed.take().map_or_else(|| file.flush(), Err);
-        result.map_err(|error| format!("cannot write the rejects to {}: {error}", self.path.display()))
     }
 }

@@ -10,7 +10,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lapwing::storage::Status;
 use serde::Serialize;
 
-use crate::pipeline::{Pipeline, Tally};
+use crate::publish::{Pipeline, Tally};
 use crate::sinks::Sinks;
 use crate::tell;
 

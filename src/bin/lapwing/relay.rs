@@ -12,8 +12,9 @@ use clap::error::ErrorKind;
 use crate::Cli;
 use crate::input::{Follow, Lines};
 use crate::listen::{Address, Listener};
-use crate::pipeline::{self, Input, Inputs, Kind};
-use crate::sinks::is_standard;
+use crate::pipeline::{self, Inputs};
+use crate::publish::{Input, Kind};
+use crate::setup::is_standard;
 use crate::stop::Stop;
 
 /// Relay events, one JSON object a line, through the bus to any number of sinks.

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use lapwing::storage::{JsonLines, Line};
 
 use crate::input::{Block, Source};
-use crate::pipeline::{self, Input, Inputs, Kind};
+use crate::pipeline::{self, Inputs};
+use crate::publish::{Input, Kind};
 
 /// Bytes of a block.
 const BLOCK: usize = 256 << 10;

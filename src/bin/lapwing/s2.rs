@@ -19,14 +19,14 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(clap::Args)]
 pub struct Args {
     /// Append every envelope as a record to a stream of S2, exactly once. The stream has to be there; whoever writes to it is shut out.
-    #[arg(long = "s2", value_name = "BASIN/STREAM")]
-    pub stream: Option<Name>,
+    #[arg(long, value_name = "BASIN/STREAM")]
+    pub s2: Option<Name>,
     /// How long a record waits for others of its batch, in milliseconds.
-    #[arg(long = "s2-linger", value_name = "MS", default_value_t = 100, requires = "stream")]
-    linger: u64,
+    #[arg(long, value_name = "MS", default_value_t = 100, requires = "s2")]
+    s2_linger: u64,
     /// With how many records a batch is sent at once.
-    #[arg(long = "s2-batch", value_name = "RECORDS", default_value_t = 50, requires = "stream")]
-    batch: usize,
+    #[arg(long, value_name = "RECORDS", default_value_t = 50, requires = "s2")]
+    s2_batch: usize,
     #[command(flatten)]
     server: Server,
 }
@@ -35,11 +35,11 @@ pub struct Args {
 #[derive(clap::Args)]
 pub struct Server {
     /// The server, where it is not S2's own: `http://` or `https://` with a host and a port.
-    #[arg(long = "s2-endpoint", value_name = "URL")]
-    endpoint: Option<String>,
+    #[arg(long, value_name = "URL")]
+    s2_endpoint: Option<String>,
     /// A file with the access token. Without it, the environment has it in S2_ACCESS_TOKEN; a server of one's own may do without.
-    #[arg(long = "s2-token-file", value_name = "FILE")]
-    token_file: Option<PathBuf>,
+    #[arg(long, value_name = "FILE")]
+    s2_token_file: Option<PathBuf>,
 }
 
 /// A stream in a basin.
@@ -65,9 +65,9 @@ impl FromStr for Name {
 impl Args {
     /// Opens the stream, if one is told, and takes it.
     pub fn open(&self, stream: &EventStream) -> Result<Option<S2Storage>, String> {
-        let Some(Name { basin, stream: name }) = &self.stream else { return Ok(None) };
+        let Some(Name { basin, stream: name }) = &self.s2 else { return Ok(None) };
         let config =
-            self.server.config().linger(Duration::from_millis(self.linger)).batch_records(self.batch);
+            self.server.config().linger(Duration::from_millis(self.s2_linger)).batch_records(self.s2_batch);
         let opened = S2Storage::open(stream, basin, &self.server.token()?, name, config);
         // Nothing in it is of this stream, which was made just now.
         opened.map(|(storage, _)| Some(storage)).map_err(|error| error.to_string())
@@ -102,17 +102,17 @@ impl Args {
 impl Server {
     fn config(&self) -> S2Config {
         let config = S2Config::new();
-        match &self.endpoint {
+        match &self.s2_endpoint {
             Some(url) => config.endpoint(url),
             None => config,
         }
     }
 
     fn token(&self) -> Result<String, String> {
-        if let Some(file) = &self.token_file {
-            return crate::sinks::token(file);
+        if let Some(file) = &self.s2_token_file {
+            return crate::setup::token(file);
         }
-        match (std::env::var(TOKEN), &self.endpoint) {
+        match (std::env::var(TOKEN), &self.s2_endpoint) {
             (Ok(token), _) => Ok(token),
             (Err(_), Some(_)) => Ok("none".into()),
             (Err(_), None) => {

@@ -7,12 +7,12 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use lapwing::serve::{Server, Token, TokenError};
+use lapwing::storage::StatusHandle;
 use lapwing::stream::EventStream;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-use crate::pipeline::spawn;
-use crate::sinks::Sinks;
+use crate::setup::{self, spawn};
 use crate::tell;
 
 /// The server.
@@ -44,7 +44,7 @@ pub struct Serving {
 impl Args {
     pub fn bind(&self) -> Result<Option<Bound>, String> {
         let Some(address) = self.serve else { return Ok(None) };
-        let token = self.token_file.as_deref().map(crate::sinks::token).transpose()?;
+        let token = self.token_file.as_deref().map(setup::token).transpose()?;
         let token =
             token.map(|token| token.parse()).transpose().map_err(|error: TokenError| error.to_string())?;
         if token.is_none() && !address.ip().to_canonical().is_loopback() {
@@ -61,14 +61,19 @@ impl Args {
 }
 
 impl Bound {
-    /// Serves, in threads of its own. Its clients have so long at the end.
-    pub fn start(self, stream: &Arc<EventStream>, sinks: &Sinks, grace: Duration) -> Result<Serving, String> {
+    /// Serves, in threads of its own, and tells about these sinks. Its clients have so long at the end.
+    pub fn start(
+        self,
+        stream: &Arc<EventStream>,
+        sinks: impl Iterator<Item = (&'static str, StatusHandle)>,
+        grace: Duration,
+    ) -> Result<Serving, String> {
         let mut server = Server::new(Arc::clone(stream)).grace(grace);
         if let Some(token) = self.token {
             server = server.token(token);
         }
-        for sink in &sinks.all {
-            server = server.sink(sink.name, sink.status.clone());
+        for (name, status) in sinks {
+            server = server.sink(name, status);
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.map_err(|error| format!("cannot start the threads of the server: {error}"))?;

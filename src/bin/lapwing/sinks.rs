@@ -1,7 +1,7 @@
 //! Where events go: a thread, a reader of the stream and a storage each.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::thread;
@@ -15,7 +15,7 @@ use lapwing::stream::EventStream;
 use parking_lot::Mutex;
 
 use crate::pace::{Pace, Watched};
-use crate::pipeline::Notice;
+use crate::setup::is_standard;
 use crate::tell;
 
 /// The sinks.
@@ -65,7 +65,7 @@ fn fsync(text: &str) -> Result<Fsync, String> {
 impl Args {
     pub fn is_none(&self) -> bool {
         #[cfg(feature = "s2")]
-        if self.s2.stream.is_some() {
+        if self.s2.s2.is_some() {
             return false;
         }
         self.out.is_none() && !self.serves()
@@ -137,22 +137,12 @@ impl Args {
     }
 }
 
-pub fn is_standard(path: &Path) -> bool {
-    path.as_os_str() == "-"
-}
-
-/// The token in a file, without the white space around it.
-pub fn token(path: &Path) -> Result<String, String> {
-    let token = std::fs::read_to_string(path)
-        .map_err(|error| format!("cannot read the token in {}: {error}", path.display()))?;
-    let token = token.trim();
-    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(format!(
-            "{} holds no token: one line of ASCII letters, digits and marks",
-            path.display()
-        ));
-    }
-    Ok(token.to_owned())
+/// What the thread in charge is told.
+pub enum Notice {
+    /// A publisher is done.
+    Ended,
+    SinkEnded(usize, Outcome),
+    Signal,
 }
 
 /// The sinks of a relay.
@@ -181,6 +171,12 @@ pub struct Outcome {
 }
 
 impl Sinks {
+    /// Their names, and how they are getting on.
+    #[cfg(feature = "serve")]
+    pub fn statuses(&self) -> impl Iterator<Item = (&'static str, StatusHandle)> {
+        self.all.iter().map(|sink| (sink.name, sink.status.clone()))
+    }
+
     /// From now on they have until then.
     pub fn finish(&self, until: Instant) {
         *self.until.lock() = Some(until);

@@ -77,7 +77,7 @@ enum End {
 }
 
 fn run(args: &Args) -> Result<(), String> {
-    let token = args.token_file.as_deref().map(crate::sinks::token).transpose()?;
+    let token = args.token_file.as_deref().map(crate::setup::token).transpose()?;
     let agent: Agent = Agent::config_builder()
         .timeout_connect(Some(CONNECT))
         .timeout_per_read(Some(SILENCE))

@@ -22,7 +22,7 @@ use crate::tell;
 /// Exits with 1, and no output for what is at fault, when the input is not valid JSON, cannot be read, or is
 /// larger than a budget which cannot even hold `null`; with 2 when the arguments are wrong.
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(verbatim_doc_comment, after_help = EXAMPLES)]
 pub struct Args {
     /// Where to read: a file, or `-` for standard input. It is never written to.
     #[arg(default_value = "-")]
@@ -48,6 +48,11 @@ pub struct Args {
     #[arg(long)]
     lines: bool,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  lapwing truncate --max 1000 --shape event.json
+  lapwing truncate --max 4096 --lines --marker '…[{} bytes]' events.ndjson";
 
 /// Runs the command, with everything but the result on standard error.
 pub fn main(args: &Args) -> ExitCode {
