@@ -29,20 +29,20 @@ pub struct Args {
     #[command(flatten)]
     pub sinks: sinks::Args,
     /// How fast: `flat` out, or so many times as fast as the events were recorded, by their `ts`.
-    #[arg(long, value_name = "flat|TIMES", default_value = "flat", value_parser = speed)]
+    #[arg(long, value_name = "flat|TIMES", default_value = "flat", value_parser = speed, help_heading = "Flow")]
     speed: Speed,
     /// What to do while a durable sink is far behind: pause the input, so that the sink loses nothing, or go on and let it drop what it
     /// is too slow for. A file or a pipe is paused if not told otherwise, sockets are not.
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, help_heading = "Flow")]
     on_lag: Option<OnLag>,
     /// The categories to capture, with commas between them; `other` for all that have no name of their own. `system` always is.
-    #[arg(long, value_name = "CATEGORIES", value_delimiter = ',')]
+    #[arg(long, value_name = "CATEGORIES", value_delimiter = ',', help_heading = "Flow")]
     capture: Option<Vec<String>>,
     /// Write lines that are no events to this file, as they are. It is overwritten.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Flow")]
     rejects: Option<PathBuf>,
     /// Tell progress and summary as lines of JSON, on standard output.
-    #[arg(long)]
+    #[arg(long, help_heading = "Flow")]
     json: bool,
     /// How many events the ring holds.
     #[arg(long, value_name = "N", default_value_t = 4096, help_heading = "Ring")]

@@ -47,7 +47,7 @@ pub struct Args {
     #[command(flatten)]
     pub server: crate::serve::Args,
     /// How long the sinks may take for what is left when the input has ended, or when it is told to stop.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, help_heading = "Sinks")]
     deadline: u64,
 }
 
