@@ -25,6 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What every pipeline can be told.
 #[derive(clap::Args)]
+#[group(skip)]
 pub struct Args {
     #[command(flatten)]
     pub sinks: sinks::Args,

@@ -17,6 +17,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// A sink in S2.
 #[derive(clap::Args)]
+#[group(skip)]
 pub struct Args {
     /// Append every envelope as a record to a stream of S2, exactly once. The stream has to be there; whoever writes to it is shut out.
     #[arg(long, value_name = "BASIN/STREAM")]
@@ -33,6 +34,7 @@ pub struct Args {
 
 /// Where streams are.
 #[derive(clap::Args)]
+#[group(skip)]
 pub struct Server {
     /// The server, where it is not S2's own: `http://` or `https://` with a host and a port.
     #[arg(long, value_name = "URL")]

@@ -17,6 +17,7 @@ use crate::tell;
 
 /// The server.
 #[derive(clap::Args)]
+#[group(skip)]
 #[command(next_help_heading = "Server")]
 pub struct Args {
     /// Serve the events, and a page that shows them, at this address: an IP address with a port. It goes on after the input has ended,

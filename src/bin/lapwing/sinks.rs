@@ -20,6 +20,7 @@ use crate::tell;
 
 /// The sinks.
 #[derive(clap::Args)]
+#[group(skip)]
 #[command(next_help_heading = "Sinks")]
 pub struct Args {
     /// Append every envelope as a line to the files of a directory, which is made if need be. With `-`, write them to standard output.
