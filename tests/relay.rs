@@ -235,54 +235,25 @@ fn a_ring_too_small_for_its_publishers_is_refused() {
 
 #[test]
 fn with_on_lag_drop_every_lost_event_is_told_in_its_place() {
-    // Pipes and buffers hold some 200 KB, the ring 8 events; the rest of 7 MB must go somewhere.
-    let all = input(1..=10_000);
+    // Pipes and buffers hold some 200 KB, the ring 8 events; the rest of 4 MB must go somewhere.
+    let small: Vec<u64> = (1..=11_000).filter(|number: &u64| !number.is_multiple_of(10)).collect();
+    let all = input(small.iter().copied());
     for publishers in ["1", "3"] {
-        let args = [
-            "--out",
-            "-",
-            "--on-lag",
-            "drop",
-            "--events",
-            "8",
-            "--publishers",
-            publishers,
-            "--large-bytes",
-            "0",
-        ];
+        let args = ["--out", "-", "--on-lag", "drop", "--events", "8", "--publishers", publishers];
         let mut child = relay(&args).stdin(Stdio::piped()).spawn().unwrap();
         // Nobody reads what it has to say before it has read everything.
         child.stdin.take().unwrap().write_all(&all).unwrap();
         let run = Run::from(child.wait_with_output().unwrap()).expect(1);
-        let envelopes: Vec<_> = lines(&run.out)
-            .into_iter()
-            .filter(|line| !line.windows(16).any(|part| part == b"\"truncated\":true"))
-            .collect();
-        let truncated = lines(&run.out).len() - envelopes.len();
-        let lines = lines(&run.out);
-        let (mut there, mut lost, mut last) = (0, 0, 0);
-        for line in &lines {
-            let (seq, json) = opened(line);
-            let value: Value = serde_json::from_slice(json).unwrap();
-            if value["type"] == "events_dropped" {
-                assert_eq!(
-                    (value["data"]["from"].as_u64(), value["data"]["to"].as_u64()),
-                    (Some(last + 1), Some(seq))
-                );
-                lost += seq - last;
-            } else {
-                assert_eq!(seq, last + 1);
-                there += 1;
-            }
-            last = seq;
-        }
+        let (numbers, lost) = account(&lines(&run.out));
         assert!(lost > 5_000, "a sink that is stuck loses most:\n{}", run.err);
-        assert_eq!(
-            there + lost,
-            10_000 + if publishers == "1" { 0 } else { last - 10_000 },
-            "{truncated} truncated"
-        );
-        run.told(&format!("out: up to seq {last}, {lost} dropped"));
+        let (there, count) = (numbers.len() as u64, small.len() as u64);
+        // Several publishers may meet in so small a ring, and give up numbers.
+        assert!(there + lost == count || publishers != "1" && there + lost > count, "{}", run.err);
+        let mut once = sorted(numbers);
+        once.dedup();
+        assert_eq!(once.len() as u64, there, "an event came twice");
+        assert!(once.iter().all(|number| small.binary_search(number).is_ok()));
+        run.told(&format!("out: up to seq {}, {lost} dropped", there + lost));
         run.told("lapwing: something was lost, see above\n");
     }
 }
@@ -368,6 +339,41 @@ fn what_was_read_is_in_the_sink_while_the_input_is_still_open() {
     }
     drop(stdin);
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(0));
+}
+
+#[test]
+fn how_it_goes_is_told_while_the_input_is_open() {
+    let begin = |args: &[&str]| {
+        let dir = scratch();
+        let out = dir.path().join("out");
+        let args = [&["--out", text(&out)], args].concat();
+        let mut child = relay(&args).stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.as_mut().unwrap().write_all(&input(1..=20)).unwrap();
+        (child, dir)
+    };
+    let end = |mut child: Child| {
+        drop(child.stdin.take());
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+    };
+    // For machines, every second.
+    let (mut child, _dir) = begin(&["--json"]);
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let report: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!((report["type"].as_str(), report["published"].as_u64()), (Some("progress"), Some(20)));
+    let sink = &report["sinks"][0];
+    assert_eq!(
+        (sink["name"].as_str(), sink["lag"].as_u64(), sink["dropped"].as_u64()),
+        (Some("out"), Some(0), Some(0))
+    );
+    end(child);
+    // Where it is no terminal, a line every ten.
+    let (mut child, _dir) = begin(&[]);
+    let mut line = String::new();
+    BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let (before, after) = ("lapwing: 20 events, ", "/s | out: lag 0, dropped 0\n");
+    assert!(line.starts_with(before) && line.ends_with(after), "{line}");
+    end(child);
 }
 
 #[test]

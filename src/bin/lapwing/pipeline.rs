@@ -80,7 +80,6 @@ fn speed(text: &str) -> Result<Speed, String> {
 }
 
 /// Where lines come from.
-#[derive(Default)]
 pub struct Inputs {
     pub inputs: Vec<Input>,
     /// A socket that goes on giving new ones.

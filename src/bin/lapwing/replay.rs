@@ -73,11 +73,8 @@ impl<I: Iterator<Item = Result<Line, E>> + Send, E: Display> Source for Replay<I
                     self.number += 1;
                     block.push(self.number, line.event_json());
                 }
-                Some(Err(error)) => {
-                    // What came before it first.
-                    self.problem = Some(error.to_string());
-                    break;
-                }
+                // What came before it first.
+                Some(Err(error)) => self.problem = Some(error.to_string()),
                 None => break,
             }
         }

@@ -25,5 +25,5 @@ pub fn token(path: &Path) -> Result<String, String> {
 /// Starts a thread, which nobody joins.
 pub fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String> {
     let spawned = thread::Builder::new().name(name.into()).spawn(work);
-    spawned.map(drop).map_err(|error| format!("cannot start a thread: {error}"))
+    spawned.map(drop).map_err(|error| format!("cannot start the thread {name}: {error}"))
 }

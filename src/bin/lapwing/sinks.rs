@@ -4,18 +4,17 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use lapwing::storage::{
-    Batch, CloseError, Fsync, JsonLines, JsonLinesConfig, RunError, StatusHandle, Storage, StorageError,
-    StorageWriter, WriterCanceller,
+    Batch, Fsync, JsonLines, JsonLinesConfig, RunError, StatusHandle, Storage, StorageError, StorageWriter,
+    WriterCanceller,
 };
 use lapwing::stream::EventStream;
 use parking_lot::Mutex;
 
 use crate::pace::{Pace, Watched};
-use crate::setup::is_standard;
+use crate::setup::{is_standard, spawn};
 use crate::tell;
 
 /// The sinks.
@@ -118,8 +117,8 @@ impl Args {
             // What is not acknowledged may have to be read once more.
             sinks.add("s2", pace.watch(storage, |storage, _| storage.durable().unwrap_or(0)));
         }
-        let Opening { mut sinks, start, .. } = sinks;
-        sinks.threads = start.into_iter().map(|start| start()).collect::<Result<_, _>>()?;
+        let Opening { sinks, start, .. } = sinks;
+        start.into_iter().try_for_each(|start| start())?;
         Ok(sinks)
     }
 
@@ -151,7 +150,6 @@ pub enum Notice {
 pub struct Sinks {
     pub all: Vec<Sink>,
     until: Arc<Mutex<Option<Instant>>>,
-    threads: Vec<thread::JoinHandle<()>>,
 }
 
 /// A sink, seen from outside.
@@ -194,7 +192,7 @@ impl Sinks {
     }
 }
 
-type Start = Box<dyn FnOnce() -> Result<thread::JoinHandle<()>, String>>;
+type Start = Box<dyn FnOnce() -> Result<(), String>>;
 
 struct Opening<'a> {
     stream: &'a EventStream,
@@ -210,29 +208,24 @@ impl Opening<'_> {
         let (index, until) = (self.sinks.all.len(), Arc::clone(&self.sinks.until));
         let (stream, notices) = (self.stream.handle(), self.notices.clone());
         self.sinks.all.push(sink);
-        self.start.push(Box::new(move || {
-            let work = move || {
-                let result = writer.run();
-                let until = until.lock().unwrap_or_else(Instant::now);
-                let drained = result.and_then(|()| writer.drain(until));
-                let shortened = stream
-                    .readers()
-                    .iter()
-                    .find(|reader| &*reader.name == name)
-                    .map_or(0, |reader| reader.shortened);
-                let closed = writer.close(until);
-                let error = match (drained, closed) {
-                    (Err(error @ RunError::Storage(_)), _) | (Err(error), Ok(_)) => Some(error.to_string()),
-                    (_, Err(error @ CloseError { .. })) => Some(error.to_string()),
-                    (Ok(_), Ok(_)) => None,
-                };
-                let _ = notices.send(Notice::SinkEnded(index, Outcome { shortened, error }));
+        let work = move || {
+            let result = writer.run();
+            let until = until.lock().unwrap_or_else(Instant::now);
+            let drained = result.and_then(|()| writer.drain(until));
+            let shortened = stream
+                .readers()
+                .iter()
+                .find(|reader| &*reader.name == name)
+                .map_or(0, |reader| reader.shortened);
+            let closed = writer.close(until);
+            let error = match (drained, closed) {
+                (Err(error @ RunError::Storage(_)), _) | (Err(error), Ok(_)) => Some(error.to_string()),
+                (_, Err(error)) => Some(error.to_string()),
+                (Ok(_), Ok(_)) => None,
             };
-            thread::Builder::new()
-                .name(name.into())
-                .spawn(work)
-                .map_err(|error| format!("cannot start a thread for {name}: {error}"))
-        }));
+            let _ = notices.send(Notice::SinkEnded(index, Outcome { shortened, error }));
+        };
+        self.start.push(Box::new(move || spawn(name, work)));
     }
 }
 
