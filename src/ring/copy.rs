@@ -102,14 +102,17 @@ mod wide {
 
     use super::{AtomicU64, BLOCK};
 
-    /// Moves `$len` bytes up from the first, a block at a time, with a prefetch of the line before and of one for
-    /// each block.
+    /// From so many bytes on a copy takes no prefetches: the processor's own prefetcher is far ahead by then.
+    const LONG: usize = 2048;
+
+    /// Moves `$len` bytes up from the first, a block at a time, perhaps with a prefetch of the line at `$ahead`, and
+    /// of one more for each block.
     macro_rules! copy_blocks {
-        ($prefetch:literal, $from:expr, $to:expr, $len:expr, $ahead:expr) => {
+        ($from:expr, $to:expr, $len:expr $(, $prefetch:literal, $ahead:expr)?) => {
             asm!(
-                concat!($prefetch, " [{ahead}]"),
+                $(concat!($prefetch, " [{ahead}]"),)?
                 "2:",
-                concat!($prefetch, " [{ahead} + {i} + 63]"),
+                $(concat!($prefetch, " [{ahead} + {i} + 63]"),)?
                 "movups {a}, [{from} + {i}]",
                 "movups {b}, [{from} + {i} + 16]",
                 "movups {c}, [{from} + {i} + 32]",
@@ -124,7 +127,7 @@ mod wide {
                 from = in(reg) $from,
                 to = in(reg) $to,
                 len = in(reg) $len,
-                ahead = in(reg) $ahead,
+                $(ahead = in(reg) $ahead,)?
                 i = inout(reg) 0usize => _,
                 a = out(xmm_reg) _,
                 b = out(xmm_reg) _,
@@ -140,13 +143,16 @@ mod wide {
     pub(super) fn store(words: &[AtomicU64], bytes: &[u8], ahead: usize) -> usize {
         let len = whole_blocks(words, bytes.len());
         let (from, to) = (bytes.as_ptr(), words.as_ptr());
-        if len != 0 {
+        if len >= LONG {
+            // SAFETY: as below.
+            unsafe { copy_blocks!(from, to, len) }
+        } else if len != 0 {
             // SAFETY: the loop reads and writes the blocks at 0, 64, ... below `len`, a positive multiple of 64 that
             // both slices hold, and uses no stack. The words may be written through a shared reference since they
             // are atomics, and may race since they are only ever accessed atomically: each move stands for two
             // relaxed stores of a word. The prefetch is a hint: it takes any address, and does nothing on a processor
             // that does not know it.
-            unsafe { copy_blocks!("prefetchw", from, to, len, to.wrapping_byte_add(ahead)) }
+            unsafe { copy_blocks!(from, to, len, "prefetchw", to.wrapping_byte_add(ahead)) }
         }
         len
     }
@@ -156,10 +162,13 @@ mod wide {
     pub(super) fn load(words: &[AtomicU64], bytes: &mut [u8], ahead: usize) -> usize {
         let len = whole_blocks(words, bytes.len());
         let (from, to) = (words.as_ptr(), bytes.as_mut_ptr());
-        if len != 0 {
+        if len >= LONG {
+            // SAFETY: as below.
+            unsafe { copy_blocks!(from, to, len) }
+        } else if len != 0 {
             // SAFETY: as in `store`, each move standing for two relaxed loads; the bytes are borrowed for this call
             // alone.
-            unsafe { copy_blocks!("prefetcht0", from, to, len, from.wrapping_byte_add(ahead)) }
+            unsafe { copy_blocks!(from, to, len, "prefetcht0", from.wrapping_byte_add(ahead)) }
         }
         len
     }

@@ -274,14 +274,21 @@ impl<T: Pod> Typed<T> {
         words @ 0..=8 => words.next_power_of_two(),
         words => words.next_multiple_of(8),
     };
+    /// Words of a slot before its value, of which the stamp is the first: what is left of whole cache lines lies here,
+    /// so that a larger value begins on a line if it can.
+    const HEAD: usize = 1 << (Self::WORDS - size_of::<T>().div_ceil(8)).ilog2();
+    /// So many bytes before a value a prefetch begins, for the stamp comes along.
+    const BEFORE: usize = (Self::HEAD - 1) * 8;
+    /// A value of less than a block passes through registers, a larger one through the reader's buffer: by its blocks.
+    const IS_SMALL: bool = size_of::<T>() < copy::BLOCK;
 
     #[inline(always)]
     fn store(Claimed { words, ahead, .. }: Claimed<'_>, value: &T) {
         let bytes = bytemuck::bytes_of(value);
-        if size_of::<T>() < copy::BLOCK {
+        if Self::IS_SMALL {
             copy::store_words(words, bytes);
         } else {
-            copy::store(words, bytes, ahead);
+            copy::store(&words[Self::HEAD - 1..], bytes, ahead.wrapping_sub(Self::BEFORE));
         }
     }
 }
@@ -290,30 +297,36 @@ impl<T: Pod + fmt::Debug + Send + Sync> Payload for Typed<T> {
     type Event<'a> = TypedEvent<T>;
     type Owned = TypedEvent<T>;
     type Lane = ();
-    type Buffer = ();
-    type Meta = T;
+    type Buffer = Box<T>;
+    type Meta = Option<T>;
 
-    fn buffer(_: usize, (): &()) {}
+    fn buffer(_: usize, (): &()) -> Box<T> {
+        Box::new(T::zeroed())
+    }
 
     fn tag(_: &[AtomicU64]) -> u16 {
         0
     }
 
     #[inline(always)]
-    fn load(words: &[AtomicU64], ahead: usize, (): &mut ()) -> T {
-        let mut value = T::zeroed();
-        let bytes = bytemuck::bytes_of_mut(&mut value);
-        if size_of::<T>() < copy::BLOCK {
-            copy::load_words(words, bytes);
+    fn load(words: &[AtomicU64], ahead: usize, buffer: &mut Box<T>) -> Option<T> {
+        if Self::IS_SMALL {
+            let mut value = T::zeroed();
+            copy::load_words(words, bytemuck::bytes_of_mut(&mut value));
+            Some(value)
         } else {
-            copy::load(words, bytes, ahead);
+            copy::load(
+                &words[Self::HEAD - 1..],
+                bytemuck::bytes_of_mut(&mut **buffer),
+                ahead.wrapping_sub(Self::BEFORE),
+            );
+            None
         }
-        value
     }
 
     #[inline(always)]
-    fn event(seq: u64, value: T, (): &mut ()) -> TypedEvent<T> {
-        TypedEvent { seq, value }
+    fn event(seq: u64, small: Option<T>, buffer: &mut Box<T>) -> TypedEvent<T> {
+        TypedEvent { seq, value: if Self::IS_SMALL { small.unwrap_or(**buffer) } else { **buffer } }
     }
 
     fn owned(event: TypedEvent<T>) -> TypedEvent<T> {
