@@ -115,6 +115,8 @@ impl Label {
 std::thread_local! {
     /// This thread's calls of [`spin`].
     pub(crate) static SPINS: core::cell::Cell<u64> = const { core::cell::Cell::new(0) };
+    /// This thread's calls of `membarrier`.
+    pub(crate) static BARRIERS: core::cell::Cell<u64> = const { core::cell::Cell::new(0) };
 }
 
 /// One step of waiting for another thread that is expected to be done at once.
@@ -165,14 +167,19 @@ mod waiting {
             }
         }
 
-        /// Between registration and look, beside the reader's own fence. False if the system refused (a sandbox
-        /// entered after the ring was made can do that): the reader must then look again by itself.
+        /// Whether publishers need nothing of a reader.
+        pub(crate) fn is_publishers(self) -> bool {
+            self == Self::Own
+        }
+
+        /// The publishers' half by a reader, between registration and look, beside the reader's own fence. False if
+        /// the system refused (a sandbox entered after the ring was made can do that): the reader must then look again
+        /// by itself.
         #[must_use]
-        pub(crate) fn reader(self) -> bool {
-            match self {
-                Self::Own => true,
-                Self::ByReader => membarrier::run(),
-            }
+        pub(crate) fn run(self) -> bool {
+            #[cfg(test)]
+            super::BARRIERS.set(super::BARRIERS.get() + 1);
+            membarrier::run()
         }
     }
 

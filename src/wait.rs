@@ -1,7 +1,7 @@
 //! The list of waiting readers: threads, tasks, time-outs, cancellation and the end of a ring go through it.
 //!
 //! A reader that finds nothing registers a waker, looks once more, and sleeps. A publisher that has committed
-//! looks at one counter and is done when nobody waits. When somebody does, it takes the list's lock *if it is
+//! looks at one word and is done when nobody waits. When somebody does, it takes the list's lock *if it is
 //! free*; if it is not, it leaves a request, which whoever holds the lock serves on the way out. So a publisher
 //! never waits for a reader, not even for one that was descheduled with the lock in its hand.
 
@@ -11,7 +11,7 @@ use core::task::Waker;
 
 use crossbeam_utils::CachePadded;
 
-use crate::sync::{AtomicUsize, Interruption, Mutex, PublisherFence, REQUEST_R, SERVE_F};
+use crate::sync::{AtomicBool, AtomicUsize, Interruption, Mutex, PublisherFence, REQUEST_R, SERVE_F};
 
 /// How many wakers are taken out of the list at a time, to be called with the lock released.
 const WAKE_BATCH: usize = if cfg!(loom) { 1 } else { 16 };
@@ -26,8 +26,8 @@ mod request {
 }
 
 pub(crate) struct WaitList {
-    /// How many places hold a waker. Written under the lock.
-    waiting: CachePadded<AtomicUsize>,
+    /// Whether somebody may wait. Written under the lock.
+    awaited: CachePadded<AtomicBool>,
     requested: AtomicUsize,
     fence: PublisherFence,
     interruption: Interruption,
@@ -37,11 +37,20 @@ pub(crate) struct WaitList {
 #[derive(Default)]
 struct Places {
     places: Vec<Place>,
+    /// How many places hold a waker.
     waiting: usize,
+    /// What the list's own `awaited` says.
+    awaited: bool,
+    /// Whether no publisher that has yet to commit can miss that the list is awaited.
+    armed: bool,
+    /// How often the list has ceased to be awaited.
+    rests: u64,
     /// Where a walk goes on, whether the one before came to its end or not: so none waits for ever behind others.
     next: usize,
     /// How many places the walk has not come to.
     left: usize,
+    /// Whether the walk has found a waker.
+    found: bool,
 }
 
 enum Place {
@@ -66,7 +75,7 @@ impl Places {
 impl WaitList {
     pub(crate) fn new() -> Self {
         Self {
-            waiting: CachePadded::new(AtomicUsize::new(0)),
+            awaited: CachePadded::new(AtomicBool::new(false)),
             requested: AtomicUsize::new(request::NOTHING),
             fence: PublisherFence::new(),
             interruption: Interruption::new(),
@@ -103,10 +112,19 @@ impl WaitList {
     #[must_use]
     pub(crate) fn register(&self, key: Key, waker: &Waker) -> bool {
         let waker = waker.clone();
-        let earlier = self.locked(|list| list.swap_waker(key.0, Some(waker)));
+        let (earlier, armed, rests) =
+            self.locked(|list| (list.swap_waker(key.0, Some(waker)), list.armed, list.rests));
         drop(earlier);
-        // `locked` ended with serve:F, this reader's half of the pair with notify:F.
-        self.fence.reader()
+        // `locked` ended with serve:F, this reader's half of the pair with notify:F. The publishers' half is their own,
+        // or comes from here, unless some reader has seen to it since the list began to be awaited.
+        if armed || self.fence.is_publishers() {
+            return true;
+        }
+        let certain = self.fence.run();
+        if certain {
+            self.locked(|list| list.armed = list.rests == rests);
+        }
+        certain
     }
 
     /// Takes the waker out again.
@@ -125,11 +143,12 @@ impl WaitList {
         self.locked(|list| list.swap_waker(key.0, None))
     }
 
-    /// After a commit: wakes everybody, if anybody waits. One load when nobody does.
+    /// After a commit: wakes everybody, if anybody waits. One load when nobody does, but
+    /// for the first publish after one that woke somebody.
     #[inline(always)]
     pub(crate) fn notify(&self) {
         self.fence.publisher();
-        if self.waiting.load(Relaxed) != 0 {
+        if self.awaited.load(Relaxed) {
             self.wake_all();
         }
     }
@@ -146,7 +165,7 @@ impl WaitList {
     /// How many readers are registered: each one wakes, whether it sleeps already or is about to.
     #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
-        self.waiting.load(Relaxed)
+        self.places.lock().waiting
     }
 
     /// Runs `f` while the list is locked.
@@ -158,7 +177,10 @@ impl WaitList {
     fn locked<R>(&self, f: impl FnOnce(&mut Places) -> R) -> R {
         let mut places = self.places.lock();
         let result = f(&mut places);
-        self.waiting.store(places.waiting, Relaxed);
+        if places.waiting > 0 && !places.awaited {
+            places.awaited = true;
+            self.awaited.store(true, Relaxed);
+        }
         drop(places);
         self.serve();
         result
@@ -172,6 +194,7 @@ impl WaitList {
             let Some(mut list) = self.places.try_lock() else { return };
             if self.requested.swap(request::NOTHING, Relaxed) == request::WALK {
                 list.left = list.places.len();
+                list.found = false;
             }
             let mut taken = 0;
             while taken < WAKE_BATCH && list.left > 0 {
@@ -184,7 +207,14 @@ impl WaitList {
             if list.left > 0 {
                 self.requested.fetch_max(request::RESUME, Relaxed);
             }
-            self.waiting.store(list.waiting, Relaxed);
+            list.found |= taken > 0;
+            // Readers that were woken will be back: only a walk in vain ends it, so that a reader that waits for every
+            // event need not arm the list each time.
+            if list.left == 0 && !list.found && list.waiting == 0 {
+                (list.awaited, list.armed) = (false, false);
+                list.rests += 1;
+                self.awaited.store(false, Relaxed);
+            }
             drop(list);
             self.fence();
             wakers.into_iter().flatten().for_each(Waker::wake);
