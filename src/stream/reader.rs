@@ -437,7 +437,7 @@ impl RawEnvelope<'_> {
     ///
     /// None that is known: what the stream takes is an event of the schema.
     pub fn event(&self) -> Result<Event<'_>, serde_json::Error> {
-        serde_json::from_slice(self.event_json())
+        parse(self.event_json())
     }
 
     /// The event with its seq, parsed.
@@ -517,7 +517,7 @@ impl OwnedEnvelope {
     ///
     /// As for [`RawEnvelope::event`].
     pub fn event(&self) -> Result<Event<'_>, serde_json::Error> {
-        serde_json::from_slice(self.event_json())
+        parse(self.event_json())
     }
 }
 
@@ -525,6 +525,12 @@ impl fmt::Debug for OwnedEnvelope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "OwnedEnvelope({})", String::from_utf8_lossy(&self.json))
     }
+}
+
+/// Checked once to be UTF-8, not string by string.
+fn parse(json: &[u8]) -> Result<Event<'_>, serde_json::Error> {
+    let text = str::from_utf8(json).map_err(serde::de::Error::custom)?;
+    serde_json::from_str(text)
 }
 
 fn is_truncated(event: &LanedEvent<'_>) -> bool {
