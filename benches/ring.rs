@@ -1,18 +1,17 @@
-//! What the ring costs, beside a bare copy and its peers, in one run on one machine.
+//! What the ring costs, beside a bare copy and tokio, in one run on one machine; what it costs beside its rivals:
+//! `benches/compare`.
 //!
 //! `cargo bench --bench ring` first gives criterion's figure for each contestant alone, in nanoseconds per event.
 //! Then it runs the contestants of each group in turns, many short rounds of all of them, so that what disturbs
 //! the machine disturbs all alike. A ratio is the median of the rounds' own ratios. The contestant `base` does
 //! the same without a ring: it is the harness's own cost, which no figure has been freed of.
 //!
-//! What is the same for all: rings of 1,024 slots, which fit a second-level cache; payloads of 256 bytes, of which
-//! the byte rings are told the length at run time only and the others have it in their type; one reader attached
-//! (tokio refuses to send without one). Where a peer can be set up in several ways, each of them is in the table,
-//! and a goal is held against the fastest of this run. The disruptor, which alone waits for its readers, has one
-//! that takes everything whenever the ring is full, and always spins without a hint.
+//! What is the same for all: rings of 1,024 slots, which fit a second-level cache; payloads of 256 bytes unless a group
+//! says `u64`, of which the byte rings are told the length at run time only and the others have it in their type; one
+//! reader attached (tokio refuses to send without one). Where tokio can be set up in several ways, each of them is in the
+//! table, and a goal is held against the fastest of this run.
 //!
-//! A peer with one publisher is compared with [`Exclusive`], the same with one publisher; what [`Ring`], for many
-//! publishers, costs there is in the table.
+//! With one publisher the goals are [`Exclusive`]'s; what [`Ring`], for many publishers, costs there is in the table.
 
 mod harness;
 
@@ -22,10 +21,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytemuck::bytes_of;
-use disruptor::{BusySpin, EventPoller, Producer, SingleProducerBarrier};
 use harness::{Body, CAPACITY, Group, bursts, goal, publishing, racing, streaming};
 use lapwing::ring::{Config, Look, Read, Reader, Ring, TryReadError, TypedRing, Wait};
-use thingbuf::ThingBuf;
 use tokio::sync::broadcast;
 
 /// 256 bytes.
@@ -35,14 +32,8 @@ const PAYLOAD: Payload = [0x0123_4567_89ab_cdef; 32];
 fn main() {
     let groups = vec![
         publish(),
-        publish_and_read::<1>(
-            "publish and read u64 in turn",
-            ["publish and read u64 in turn / photon-ring", "publish and read u64 in turn / disruptor"],
-        ),
-        publish_and_read::<64>(
-            "publish 64 u64 and read them",
-            ["publish 64 u64 and read them / photon-ring", "publish 64 u64 and read them / disruptor"],
-        ),
+        publish_and_read::<1>("publish and read u64 in turn"),
+        publish_and_read::<64>("publish 64 u64 and read them"),
         attached(),
         read(),
         stream(),
@@ -109,22 +100,6 @@ macro_rules! tokio {
     }};
 }
 
-macro_rules! photon_ring {
-    () => {{
-        let (mut publisher, subscribers) = photon_ring::channel(CAPACITY);
-        let subscriber = subscribers.subscribe();
-        (move || publisher.publish(value()), subscriber)
-    }};
-}
-
-type Poller<E> = EventPoller<E, SingleProducerBarrier>;
-
-fn disruptor<E: Default + Send + Sync + 'static>() -> (impl Producer<E>, Poller<E>) {
-    let (poller, builder) =
-        disruptor::build_single_producer(CAPACITY, E::default, BusySpin).new_event_poller();
-    (builder.build(), poller)
-}
-
 // ---- One thread.
 
 /// Publishing 256 bytes.
@@ -136,13 +111,6 @@ fn publish() -> Group {
         let bytes = slice();
         black_box(&mut slots[slot])[16..16 + bytes.len()].copy_from_slice(bytes);
         slot = if slot + 1 == CAPACITY { 0 } else { slot + 1 };
-    };
-
-    let (mut producer, mut poller) = disruptor::<Payload>();
-    let disruptor = move || {
-        while producer.try_publish(|slot| *slot = value()).is_err() {
-            drop(poller.poll());
-        }
     };
 
     Group {
@@ -157,21 +125,17 @@ fn publish() -> Group {
             ("typed exclusive", publishing(typed!(Wait::Park, PAYLOAD))),
             ("tokio, by value", publishing(tokio!(value()))),
             ("tokio, new Arc", publishing(tokio!(Arc::<[u8]>::from(slice())))),
-            ("photon-ring", publishing(photon_ring!())),
-            ("disruptor", publishing((disruptor, ()))),
         ],
         goals: vec![
             goal("publish 256 B / bare copy", "exclusive", &["bare copy"], 1.4),
             goal("publish 256 B / tokio", "exclusive", &["tokio, by value", "tokio, new Arc"], 0.55),
-            goal("publish 256 B / photon-ring", "exclusive", &["photon-ring"], 0.65),
-            goal("publish 256 B / disruptor", "exclusive", &["disruptor"], 1.0),
         ],
     }
 }
 
-/// Publishing and reading a `u64`: `BURST` of them, and then as many reads. By calls for one event each; a disruptor
-/// has only one way to read, which takes all there are.
-fn publish_and_read<const BURST: usize>(name: &'static str, goals: [&'static str; 2]) -> Group {
+/// Publishing and reading a `u64`: `BURST` of them, and then as many reads. By calls for one event each, unless it says
+/// batches.
+fn publish_and_read<const BURST: usize>(name: &'static str) -> Group {
     fn exclusive<const BURST: usize>(wait: Wait) -> Body {
         let mut ring = config(wait).typed::<u64>().unwrap().into_exclusive();
         let mut reader = ring.reader_from_now();
@@ -200,19 +164,6 @@ fn publish_and_read<const BURST: usize>(name: &'static str, goals: [&'static str
         },
     );
 
-    let (mut publisher, subscribers) = photon_ring::channel(CAPACITY);
-    let mut subscriber = subscribers.subscribe();
-    let photon_ring = bursts::<BURST>(
-        move || (0..BURST as u64).for_each(|value| publisher.publish(black_box(value))),
-        move || (0..BURST).for_each(|_| _ = black_box(subscriber.try_recv().unwrap())),
-    );
-
-    let (mut producer, mut poller) = disruptor::<u64>();
-    let disruptor = bursts::<BURST>(
-        move || (0..BURST as u64).for_each(|value| producer.publish(|slot| *slot = black_box(value))),
-        move || (&mut poller.poll().unwrap()).for_each(|value| _ = black_box(*value)),
-    );
-
     let base = bursts::<BURST>(
         || (0..BURST as u64).for_each(|value| _ = black_box(value)),
         || (0..BURST as u64).for_each(|value| _ = black_box(value)),
@@ -228,13 +179,8 @@ fn publish_and_read<const BURST: usize>(name: &'static str, goals: [&'static str
             ("exclusive, spinning", exclusive::<BURST>(Wait::Spin)),
             ("exclusive, batches", batches),
             ("shared", shared),
-            ("photon-ring", photon_ring),
-            ("disruptor", disruptor),
         ],
-        goals: vec![
-            goal(goals[0], "exclusive", &["photon-ring"], 0.6),
-            goal(goals[1], "exclusive", &["disruptor"], 0.9),
-        ],
+        goals: vec![],
     }
 }
 
@@ -349,7 +295,7 @@ fn stream() -> Group {
             Read::Event(event) => take(event.bytes),
             Read::Dropped(dropped) => panic!("the reader was left behind: {dropped:?}"),
         };
-        streaming(publish, read, true)
+        streaming(publish, read)
     }
 
     let (publish, mut reader) = typed!(Wait::Spin, PAYLOAD);
@@ -357,16 +303,7 @@ fn stream() -> Group {
         Read::Event(event) => take(bytes_of(&event.value)),
         Read::Dropped(dropped) => panic!("the reader was left behind: {dropped:?}"),
     };
-    let typed = streaming(publish, read, true);
-
-    let (mut producer, mut poller) = disruptor::<Payload>();
-    let publish = move || producer.publish(|slot| *slot = value());
-    let read =
-        move || poller.poll().map_or(0, |mut events| (&mut events).map(|event| take(bytes_of(event))).sum());
-    let disruptor = streaming(publish, read, false);
-
-    let (publish, mut subscriber) = photon_ring!();
-    let photon_ring = streaming(publish, move || take(bytes_of(&subscriber.recv())), true);
+    let typed = streaming(publish, read);
 
     fn tokio_blocking<T>(
         make: impl Fn() -> T + Send + 'static,
@@ -376,7 +313,7 @@ fn stream() -> Group {
         T: Clone + Debug + Send + 'static,
     {
         let (publish, mut receiver) = tokio!(make());
-        streaming(publish, move || take(receiver.blocking_recv().unwrap()), true)
+        streaming(publish, move || take(receiver.blocking_recv().unwrap()))
     }
     fn tokio_spinning<T>(
         make: impl Fn() -> T + Send + 'static,
@@ -394,7 +331,7 @@ fn stream() -> Group {
             }
             Err(error) => panic!("{error}"),
         };
-        streaming(publish, read, true)
+        streaming(publish, read)
     }
     let take_value = |value: Payload| take(bytes_of(&value));
     let new_arc = || Arc::<[u8]>::from(slice());
@@ -405,84 +342,39 @@ fn stream() -> Group {
         events: 20_000,
         bytes: None,
         contestants: vec![
-            ("base", streaming(slice, || take(slice()), true)),
+            ("base", streaming(slice, || take(slice()))),
             ("exclusive, spinning", ours(exclusive!(Wait::Spin))),
             ("exclusive, parking", ours(exclusive!(Wait::Park))),
             ("shared, spinning", ours(shared!(Wait::Spin))),
             ("shared, parking", ours(shared!(Wait::Park))),
             ("typed exclusive, spinning", typed),
-            ("disruptor", disruptor),
-            ("photon-ring", photon_ring),
             ("tokio, by value, blocking", tokio_blocking(value, take_value)),
             ("tokio, by value, spinning", tokio_spinning(value, take_value)),
             ("tokio, new Arc, blocking", tokio_blocking(new_arc, take_arc)),
             ("tokio, new Arc, spinning", tokio_spinning(new_arc, take_arc)),
         ],
-        goals: vec![
-            goal("stream 256 B / disruptor", "exclusive, spinning", &["disruptor"], 1.1),
-            goal(
-                "stream 256 B / tokio",
-                "exclusive, parking",
-                &[
-                    "tokio, by value, blocking",
-                    "tokio, by value, spinning",
-                    "tokio, new Arc, blocking",
-                    "tokio, new Arc, spinning",
-                ],
-                0.3,
-            ),
-        ],
+        goals: vec![goal(
+            "stream 256 B / tokio",
+            "exclusive, parking",
+            &[
+                "tokio, by value, blocking",
+                "tokio, by value, spinning",
+                "tokio, new Arc, blocking",
+                "tokio, new Arc, spinning",
+            ],
+            0.3,
+        )],
     }
 }
 
-/// The peers' single sends from two threads.
-fn two_peers<T>(value: impl Fn() -> T + Copy + Send + 'static) -> Vec<(&'static str, Body)>
-where
-    T: Copy + Default + Debug + Sync + photon_ring::Pod,
-{
-    let (publisher, subscribers) = photon_ring::channel_mpmc(CAPACITY);
-    let (other, subscriber) = (publisher.clone(), subscribers.subscribe());
-    let drain = move || _ = &subscriber;
-    let photon_ring = racing(1, move || publisher.publish(value()), move || other.publish(value()), drain);
-
-    let (mut poller, builder) =
-        disruptor::build_multi_producer(CAPACITY, T::default, BusySpin).new_event_poller();
-    let mut producer = builder.build();
-    let mut other = producer.clone();
-    let disruptor = racing(
-        1,
-        move || producer.publish(|slot| *slot = value()),
-        move || other.publish(|slot| *slot = value()),
-        move || drop(poller.poll()),
-    );
-
+/// tokio's single sends from two threads.
+fn two_of_tokio<T: Clone + Debug + Send + 'static>(value: impl Fn() -> T + Copy + Send + 'static) -> Body {
     let (sender, receiver) = broadcast::channel(CAPACITY);
     let other = sender.clone();
     let send = move |sender: &broadcast::Sender<T>| sender.send(value()).unwrap();
-    let tokio = racing(1, move || send(&sender), move || send(&other), move || _ = &receiver);
-
-    let queue = Arc::new(ThingBuf::new(CAPACITY));
-    let (left, right) = (Arc::clone(&queue), Arc::clone(&queue));
-    let push = move |queue: &ThingBuf<T>| queue.push_with(|slot| *slot = value()).unwrap();
-    let drain = move || while queue.pop_ref().is_some() {};
-    let thingbuf = racing(1, move || push(&left), move || push(&right), drain);
-
-    let (sender, receiver) = kanal::bounded(CAPACITY);
-    let other = sender.clone();
-    let send = move |sender: &kanal::Sender<T>| sender.send(value()).unwrap();
-    let drain = move || while receiver.try_recv().unwrap().is_some() {};
-    let kanal = racing(1, move || send(&sender), move || send(&other), drain);
-
-    vec![
-        ("photon-ring", photon_ring),
-        ("disruptor", disruptor),
-        ("tokio", tokio),
-        ("thingbuf", thingbuf),
-        ("kanal", kanal),
-    ]
+    racing(1, move || send(&sender), move || send(&other), move || _ = &receiver)
 }
 
-const PEERS: &[&str] = &["photon-ring", "disruptor", "tokio", "thingbuf", "kanal"];
 const BATCH: usize = 16;
 
 /// Two threads that publish 256 bytes.
@@ -498,15 +390,17 @@ fn two_publishers_of_bytes() -> Group {
     let publish = |ring: &Ring| ring.publish(slice()).unwrap();
     let single = racing(1, move || publish(&left), move || publish(&right), move || _ = &reader);
 
-    let mut contestants =
-        vec![("base", racing(1, slice, slice, || ())), ("batches of 16", batches), ("single", single)];
-    contestants.extend(two_peers(value));
     Group {
         name: "two publishers, 256 B",
         events: 20_000,
         bytes: None,
-        contestants,
-        goals: vec![goal("two publishers 256 B / best peer", "batches of 16", PEERS, 0.7)],
+        contestants: vec![
+            ("base", racing(1, slice, slice, || ())),
+            ("batches of 16", batches),
+            ("single", single),
+            ("tokio, by value", two_of_tokio(value)),
+        ],
+        goals: vec![],
     }
 }
 
@@ -523,17 +417,16 @@ fn two_publishers_of_u64() -> Group {
     let publish = |ring: &TypedRing<u64>| ring.publish(&black_box(7)).unwrap();
     let single = racing(1, move || publish(&left), move || publish(&right), move || _ = &reader);
 
-    let mut contestants = vec![
-        ("base", racing(1, || black_box(7), || black_box(7), || ())),
-        ("batches of 16", batches),
-        ("single", single),
-    ];
-    contestants.extend(two_peers(|| black_box(7u64)));
     Group {
         name: "two publishers, u64",
         events: 20_000,
         bytes: None,
-        contestants,
-        goals: vec![goal("two publishers u64 / best peer", "batches of 16", PEERS, 0.7)],
+        contestants: vec![
+            ("base", racing(1, || black_box(7), || black_box(7), || ())),
+            ("batches of 16", batches),
+            ("single", single),
+            ("tokio, by value", two_of_tokio(|| black_box(7u64))),
+        ],
+        goals: vec![],
     }
 }

@@ -1,12 +1,12 @@
 //! What truncation costs, beside a bare scan of the same bytes and beside the naive way, in one run.
 //!
-//! `cargo bench --bench truncate`. Each row is one input. The tail cut has a budget of 90 % and its GB/s are
-//! of the bytes that it must read, which is the budget; the shape has a budget of 50 % and must read the
-//! whole. `memchr` looks for a byte that is not there: the machine's own speed. The naive way parses to
-//! `serde_json::Value`, trims in one walk, and writes. The contestants take turns, in many short rounds; a
-//! figure is the median of its rounds, and a ratio the median of the rounds' own ratios. The tail cut is the
-//! finding of it: to cut in place costs no more than its closers. The shape is written to a buffer that is
-//! reused.
+//! `cargo bench --bench truncate` first gives criterion's figure for each contestant alone. Then comes a table, in which
+//! each row is one input. The tail cut has a budget of 90 % and its GB/s are of the bytes that it must read, which is
+//! the budget; the shape has a budget of 50 % and must read the whole. `memchr` looks for a byte that is not there: the
+//! machine's own speed. The naive way parses to `serde_json::Value`, trims in one walk, and writes. The contestants take
+//! turns, in many short rounds; a figure is the median of its rounds, and a ratio the median of the rounds' own ratios.
+//! The tail cut is the finding of it: to cut in place costs no more than its closers. The shape is written to a buffer
+//! that is reused.
 //!
 //! The real events come from `examples/telemetry.ndjson`, or from the recording that `LAPWING_TELEMETRY`
 //! names: of those that `serde_json::Value` accepts, the one next in size.
@@ -62,39 +62,43 @@ fn main() {
     let small = nearest(&events, 1 << 10).to_vec();
     inputs.push(Input { name: format!("real event, {} bytes", small.len()), json: small, goals: None });
 
-    println!(
+    let mut criterion = harness::criterion();
+    let mut rows = vec![format!(
         "{:<34} {:>9} {:>9} {:>7} {:>7} | {:>9} {:>9} {:>7} {:>7} | {:>7}",
         "GB/s, ns, ratios", "tail", "ns", "memchr", "naive", "shape", "ns", "memchr", "naive", "memchr"
-    );
+    )];
     let mut goals = Vec::new();
     for Input { name, json, goals: wanted } in &inputs {
         let (most, half) = (json.len() * 9 / 10, json.len() / 2);
         let mut out = Vec::with_capacity(half);
-        let times = measure(
-            once,
-            &mut [
-                &mut || {
-                    black_box(
-                        tail(black_box(json), most).expect("the budget is enough").expect("it is too long"),
-                    );
-                },
-                &mut || {
-                    out.clear();
-                    shape(black_box(json), half, &mut out)
-                        .expect("the budget is enough")
-                        .expect("it is too long");
-                    black_box(&out);
-                },
-                &mut || assert_eq!(memchr::memchr(1, black_box(json)), None),
-                &mut || drop(black_box(naive(black_box(json), most))),
-                &mut || drop(black_box(naive(black_box(json), half))),
-            ],
-        );
+        let contestants: &mut [(&str, &mut dyn FnMut())] = &mut [
+            ("tail", &mut || {
+                black_box(
+                    tail(black_box(json), most).expect("the budget is enough").expect("it is too long"),
+                );
+            }),
+            ("shape", &mut || {
+                out.clear();
+                shape(black_box(json), half, &mut out)
+                    .expect("the budget is enough")
+                    .expect("it is too long");
+                black_box(&out);
+            }),
+            ("memchr", &mut || assert_eq!(memchr::memchr(1, black_box(json)), None)),
+            ("tail, the naive way", &mut || drop(black_box(naive(black_box(json), most)))),
+            ("shape, the naive way", &mut || drop(black_box(naive(black_box(json), half)))),
+        ];
+        let mut group = criterion.benchmark_group(name);
+        for (contestant, body) in contestants.iter_mut() {
+            group.bench_function(*contestant, |bencher| bencher.iter(&mut *body));
+        }
+        group.finish();
+        let times = measure(once, contestants);
         assert!(out.len() <= half, "{name}: {} bytes in a budget of {half}", out.len());
         let ns = |i: usize| median(&times[i]);
         let ratio = |over: usize, under: usize| ratio(&times[over], &times[under]);
         let speed = [most as f64 / ns(0), json.len() as f64 / ns(1), json.len() as f64 / ns(2)];
-        println!(
+        rows.push(format!(
             "{name:<34} {:>9.2} {:>9.0} {:>7.2} {:>7.0} | {:>9.2} {:>9.0} {:>7.2} {:>7.0} | {:>7.1}",
             speed[0],
             ns(0),
@@ -106,7 +110,7 @@ fn main() {
             ratio(2, 1),
             ratio(4, 1),
             speed[2],
-        );
+        ));
         let mut goal = |what: &str, figure: f64, limit: Limit| {
             goals.push(verdict(&format!("{name}: {what}"), figure, limit, 1));
         };
@@ -119,30 +123,33 @@ fn main() {
             goal("shape, ns", ns(1), Limit::AtMost(150.0));
         }
     }
+    criterion.final_summary();
+    println!();
+    rows.iter().for_each(|row| println!("{row}"));
     println!();
     goals.iter().for_each(|goal| println!("{goal}"));
 }
 
 /// Nanoseconds per call, of each contestant in each round.
-fn measure(once: bool, contestants: &mut [&mut dyn FnMut()]) -> Vec<Vec<f64>> {
+fn measure(once: bool, contestants: &mut [(&str, &mut dyn FnMut())]) -> Vec<Vec<f64>> {
     let time = |contestant: &mut dyn FnMut(), calls: u32| {
         let start = Instant::now();
         (0..calls).for_each(|_| contestant());
         start.elapsed().as_nanos() as f64 / f64::from(calls)
     };
     if once {
-        return contestants.iter_mut().map(|contestant| vec![time(*contestant, 1)]).collect();
+        return contestants.iter_mut().map(|(_, contestant)| vec![time(*contestant, 1)]).collect();
     }
     let calls: Vec<u32> = contestants
         .iter_mut()
-        .map(|contestant| {
+        .map(|(_, contestant)| {
             time(*contestant, 1);
             (Duration::from_millis(2).as_nanos() as f64 / time(*contestant, 3)).clamp(1.0, 1e6) as u32
         })
         .collect();
     let mut times = vec![Vec::new(); contestants.len()];
     for _ in 0..40 {
-        for (at, contestant) in contestants.iter_mut().enumerate() {
+        for (at, (_, contestant)) in contestants.iter_mut().enumerate() {
             times[at].push(time(*contestant, calls[at]));
         }
     }

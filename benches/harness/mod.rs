@@ -1,9 +1,10 @@
 //! What the benches have in common: contestants in turns, in one run, and goals that are held against their times.
 //!
-//! First comes criterion's figure for each contestant alone, in nanoseconds per event. Then the contestants of
-//! each group run in turns, many short rounds of all of them, so that what disturbs the machine disturbs all
-//! alike. A ratio is the median of the rounds' own ratios. The contestant `base` does the same without what is
-//! measured: it is the harness's own cost, which no figure has been freed of.
+//! First comes criterion's figure for each contestant alone, in nanoseconds per event; its report, with plots of the
+//! distributions, is `target/criterion/report/index.html`. Then the contestants of each group run in turns, many short
+//! rounds of all of them, so that what disturbs the machine disturbs all alike. A ratio is the median of the rounds'
+//! own ratios. The contestant `base` does the same without what is measured: it is the harness's own cost, which no
+//! figure has been freed of.
 #![allow(dead_code)] // Not every bench needs everything.
 
 use std::hint::spin_loop;
@@ -12,7 +13,7 @@ use std::sync::atomic::Ordering::{Acquire, Release};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use criterion::Criterion;
+use criterion::{Criterion, PlottingBackend};
 use crossbeam_utils::CachePadded;
 
 /// The slots of a ring, which so fits a second-level cache.
@@ -60,15 +61,23 @@ pub fn speed_goal(
     Goal { limit: Limit::AtLeast(limit), ..goal(name, ours, against, limit) }
 }
 
-/// Measures each contestant alone, and then those of each group in turns. The last lines are one for each goal:
-/// those of the groups, and those that `more` returns. As a test, runs each contestant once.
-pub fn run(mut groups: Vec<Group>, more: impl FnOnce() -> Vec<String>) {
-    let mut criterion = Criterion::default()
+/// Criterion, which leaves its report in `target/criterion`.
+pub fn criterion() -> Criterion {
+    // Plots of 100,000 resamples, as is the default, would take five seconds for each contestant. They are drawn alike
+    // everywhere: where gnuplot is there, it would be the default.
+    Criterion::default()
+        .nresamples(10_000)
         .warm_up_time(Duration::from_millis(100))
         .measurement_time(Duration::from_millis(300))
         .sample_size(20)
-        .without_plots()
-        .configure_from_args();
+        .plotting_backend(PlottingBackend::Plotters)
+        .configure_from_args()
+}
+
+/// Measures each contestant alone, and then those of each group in turns. The last lines are one for each goal:
+/// those of the groups, and those that `more` returns. As a test, runs each contestant once.
+pub fn run(mut groups: Vec<Group>, more: impl FnOnce() -> Vec<String>) {
+    let mut criterion = criterion();
     for group in &mut groups {
         let mut bench = criterion.benchmark_group(group.name);
         for (name, body) in &mut group.contestants {
@@ -198,12 +207,11 @@ pub fn bursts<const BURST: usize>(
 /// One publisher and one reader, each on its own thread, until the reader has read every event. `read` says how
 /// many it has read.
 ///
-/// A publisher that never waits could leave the reader behind. So where it is `paced`, it looks every 64 events
-/// how far the reader is, and stays within three quarters of the ring. A loss would end the bench.
+/// A publisher that never waits could leave the reader behind. So it looks every 64 events how far the reader is, and
+/// stays within three quarters of the ring. A loss would end the bench.
 pub fn streaming<P>(
     publish: impl FnMut() -> P + 'static,
     read: impl FnMut() -> u64 + Send + 'static,
-    paced: bool,
 ) -> Body {
     const STEP: u64 = 64;
     const AHEAD: u64 = CAPACITY as u64 * 3 / 4;
@@ -218,7 +226,7 @@ pub fn streaming<P>(
                 let (mut done, mut told) = (0, 0);
                 while done < events {
                     done += (*read)();
-                    if paced && done - told >= STEP {
+                    if done - told >= STEP {
                         progress.store(done, Release);
                         told = done;
                     }
@@ -230,7 +238,7 @@ pub fn streaming<P>(
             }
             let start = Instant::now();
             for done in 0..events {
-                if paced && done.is_multiple_of(STEP) {
+                if done.is_multiple_of(STEP) {
                     while done.saturating_sub(progress.load(Acquire)) > AHEAD {
                         spin_loop();
                     }
