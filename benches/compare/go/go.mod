@@ -1,0 +1,3 @@
+module lapwing-compare
+
+go 1.19
