@@ -122,7 +122,7 @@ impl WaitList {
         }
         let certain = self.fence.run();
         if certain {
-            self.locked(|list| list.armed = list.rests == rests);
+            self.locked(|list| list.armed |= list.rests == rests);
         }
         certain
     }
