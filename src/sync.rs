@@ -168,7 +168,7 @@ mod waiting {
         }
 
         /// Whether publishers need nothing of a reader.
-        pub(crate) fn is_publishers(self) -> bool {
+        pub(crate) fn is_own(self) -> bool {
             self == Self::Own
         }
 
@@ -176,7 +176,7 @@ mod waiting {
         /// the system refused (a sandbox entered after the ring was made can do that): the reader must then look again
         /// by itself.
         #[must_use]
-        pub(crate) fn run(self) -> bool {
+        pub(crate) fn barrier(self) -> bool {
             #[cfg(test)]
             super::BARRIERS.set(super::BARRIERS.get() + 1);
             membarrier::run()

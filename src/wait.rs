@@ -41,7 +41,8 @@ struct Places {
     waiting: usize,
     /// What the list's own `awaited` says.
     awaited: bool,
-    /// Whether no publisher that has yet to commit can miss that the list is awaited.
+    /// Whether a barrier was made since the list began to be awaited: what a publisher has committed that still missed it
+    /// can be seen.
     armed: bool,
     /// How often the list has ceased to be awaited.
     rests: u64,
@@ -117,10 +118,10 @@ impl WaitList {
         drop(earlier);
         // `locked` ended with serve:F, this reader's half of the pair with notify:F. The publishers' half is their own,
         // or comes from here, unless some reader has seen to it since the list began to be awaited.
-        if armed || self.fence.is_publishers() {
+        if armed || self.fence.is_own() {
             return true;
         }
-        let certain = self.fence.run();
+        let certain = self.fence.barrier();
         if certain {
             self.locked(|list| list.armed |= list.rests == rests);
         }
@@ -144,7 +145,7 @@ impl WaitList {
     }
 
     /// After a commit: wakes everybody, if anybody waits. One load when nobody does, but
-    /// for the first publish after one that woke somebody.
+    /// for the first publish after somebody did.
     #[inline(always)]
     pub(crate) fn notify(&self) {
         self.fence.publisher();
@@ -165,7 +166,7 @@ impl WaitList {
     /// How many readers are registered: each one wakes, whether it sleeps already or is about to.
     #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
-        self.places.lock().waiting
+        self.locked(|list| list.waiting)
     }
 
     /// Runs `f` while the list is locked.
@@ -197,20 +198,23 @@ impl WaitList {
                 list.found = false;
             }
             let mut taken = 0;
-            while taken < WAKE_BATCH && list.left > 0 {
+            while taken < WAKE_BATCH && list.left > 0 && list.waiting > 0 {
                 let at = list.next % list.places.len();
                 wakers[taken] = list.swap_waker(at, None);
                 taken += usize::from(wakers[taken].is_some());
                 list.next = at + 1;
                 list.left -= 1;
             }
+            list.found |= taken > 0;
+            if list.waiting == 0 {
+                list.left = 0;
+            }
             if list.left > 0 {
                 self.requested.fetch_max(request::RESUME, Relaxed);
             }
-            list.found |= taken > 0;
             // Readers that were woken will be back: only a walk in vain ends it, so that a reader that waits for every
             // event need not arm the list each time.
-            if list.left == 0 && !list.found && list.waiting == 0 {
+            if list.awaited && list.waiting == 0 && !list.found {
                 (list.awaited, list.armed) = (false, false);
                 list.rests += 1;
                 self.awaited.store(false, Relaxed);

@@ -16,7 +16,8 @@ use crate::wait::WaitList;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Wait {
     /// Look for a few microseconds, then sleep until a publisher wakes them. A publisher pays one load to see
-    /// that nobody sleeps (on Linux; elsewhere also a full fence), and the system calls that wake whoever does.
+    /// that nobody sleeps (on Linux; elsewhere also a full fence), a few locked instructions once after somebody has
+    /// waited, and the system calls that wake whoever sleeps.
     #[default]
     Park,
     /// Never sleep: a waiting reader looks again and again, at the cost of a whole core. A publisher pays nothing.
