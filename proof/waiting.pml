@@ -24,7 +24,7 @@ bool locked;
 /* Under the lock. */
 bool waker[R];
 byte waiting, next, left, rests;
-bool armed, found;
+bool armed;
 bool woken[R];
 
 /* All commits that can be seen. With P at most 3. */
@@ -61,11 +61,21 @@ inline serve() {
         fi;
         d_step {
             if
-            :: requested == WALK -> left = R; found = false
+            :: requested == WALK -> left = R
             :: else
             fi;
+            in_vain = (requested == WALK && waiting == 0);
             requested = NOTHING
         };
+        if
+        :: in_vain && awaited ->
+#ifdef STAYS_ARMED
+            d_step { rests++; awaited = false }
+#else
+            d_step { rests++; armed = false; awaited = false }
+#endif
+        :: else
+        fi;
         d_step {
             taken = R;
             do
@@ -78,7 +88,6 @@ inline serve() {
                 left--
             :: else -> break
             od;
-            found = found || taken < R;
             if
             :: waiting == 0 -> left = 0
             :: else
@@ -86,15 +95,6 @@ inline serve() {
         };
         if
         :: left > 0 -> d_step { requested = (requested < RESUME -> RESUME : requested) }
-        :: else
-        fi;
-        if
-        :: awaited && waiting == 0 && !found ->
-#ifdef STAYS_ARMED
-            d_step { rests++; awaited = false }
-#else
-            d_step { rests++; armed = false; awaited = false }
-#endif
         :: else
         fi;
         locked = false;
@@ -107,6 +107,7 @@ inline serve() {
 
 proctype publisher(byte me) {
     byte n, taken;
+    bool in_vain;
     for (n : 1 .. E) {
         issued[me]++;
         if
@@ -121,7 +122,7 @@ proctype publisher(byte me) {
 
 proctype reader(byte me) {
     byte seen, mine, taken, p;
-    bool certain;
+    bool certain, in_vain;
     do
     :: seen == P * E -> break
     :: else ->

@@ -39,8 +39,6 @@ struct Places {
     places: Vec<Place>,
     /// How many places hold a waker.
     waiting: usize,
-    /// What the list's own `awaited` says.
-    awaited: bool,
     /// Whether a barrier was made since the list began to be awaited: what a publisher has committed that still missed it
     /// can be seen.
     armed: bool,
@@ -50,8 +48,6 @@ struct Places {
     next: usize,
     /// How many places the walk has not come to.
     left: usize,
-    /// Whether the walk has found a waker.
-    found: bool,
 }
 
 enum Place {
@@ -144,8 +140,8 @@ impl WaitList {
         self.locked(|list| list.swap_waker(key.0, None))
     }
 
-    /// After a commit: wakes everybody, if anybody waits. One load when nobody does, but
-    /// for the first publish after somebody did.
+    /// After a commit: wakes everybody, if anybody waits. One load when nobody does, but for the first publish
+    /// after somebody did.
     #[inline(always)]
     pub(crate) fn notify(&self) {
         self.fence.publisher();
@@ -169,17 +165,16 @@ impl WaitList {
         self.locked(|list| list.waiting)
     }
 
-    /// Runs `f` while the list is locked.
+    /// Runs `f` while the list is locked. Also returns how many readers are registered at its end.
     #[cfg(test)]
-    pub(crate) fn while_locked<R>(&self, f: impl FnOnce() -> R) -> R {
-        self.locked(|_| f())
+    pub(crate) fn while_locked<R>(&self, f: impl FnOnce() -> R) -> (R, usize) {
+        self.locked(|list| (f(), list.waiting))
     }
 
     fn locked<R>(&self, f: impl FnOnce(&mut Places) -> R) -> R {
         let mut places = self.places.lock();
         let result = f(&mut places);
-        if places.waiting > 0 && !places.awaited {
-            places.awaited = true;
+        if places.waiting > 0 && !self.awaited.load(Relaxed) {
             self.awaited.store(true, Relaxed);
         }
         drop(places);
@@ -195,7 +190,13 @@ impl WaitList {
             let Some(mut list) = self.places.try_lock() else { return };
             if self.requested.swap(request::NOTHING, Relaxed) == request::WALK {
                 list.left = list.places.len();
-                list.found = false;
+                // Readers that were woken will be back: only a walk in vain ends it, so that a reader that waits for
+                // every event need not arm the list each time.
+                if list.waiting == 0 && self.awaited.load(Relaxed) {
+                    list.armed = false;
+                    list.rests += 1;
+                    self.awaited.store(false, Relaxed);
+                }
             }
             let mut taken = 0;
             while taken < WAKE_BATCH && list.left > 0 && list.waiting > 0 {
@@ -205,19 +206,11 @@ impl WaitList {
                 list.next = at + 1;
                 list.left -= 1;
             }
-            list.found |= taken > 0;
             if list.waiting == 0 {
                 list.left = 0;
             }
             if list.left > 0 {
                 self.requested.fetch_max(request::RESUME, Relaxed);
-            }
-            // Readers that were woken will be back: only a walk in vain ends it, so that a reader that waits for every
-            // event need not arm the list each time.
-            if list.awaited && list.waiting == 0 && !list.found {
-                (list.awaited, list.armed) = (false, false);
-                list.rests += 1;
-                self.awaited.store(false, Relaxed);
             }
             drop(list);
             self.fence();

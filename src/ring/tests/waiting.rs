@@ -210,11 +210,12 @@ fn a_reader_that_moves_to_another_thread_is_woken_there() {
 fn a_publisher_does_not_wait_for_the_list_and_whoever_holds_it_wakes() {
     let ring = Ring::new(4, 8).unwrap();
     let (reader, got) = parked(&ring, ring.reader_from_oldest(), || {
-        list(&ring).while_locked(|| {
+        let ((), waiting) = list(&ring).while_locked(|| {
             for seq in 1..=3 {
                 assert_eq!(ring.publish(b"event"), Ok(seq));
             }
         });
+        assert_eq!(waiting, 1, "nobody could be woken");
     });
     assert_eq!((got, reader.lag()), (Ok(E(1)), 2));
     let (_, got) = parked(&ring, ring.reader_from_now(), || list(&ring).while_locked(|| ring.close()));
@@ -294,7 +295,7 @@ fn a_task_is_registered_while_its_future_waits() {
         let mut future = pin!(reader.read_async());
         assert!(future.as_mut().poll(&mut cx).is_pending());
         // The slot is looked at before the list is: woken or not, it is ready.
-        list(&ring).while_locked(|| ring.publish(b"event")).unwrap();
+        list(&ring).while_locked(|| ring.publish(b"event")).0.unwrap();
         assert!(future.as_mut().poll(&mut cx).is_ready());
     }
     assert!(pin!(reader.read_async()).poll(&mut cx).is_pending());

@@ -9,8 +9,6 @@ use crate::rivals::Kind;
 use crate::rivals::event::{EndToEnd, Lapwing, TokioBytes, TokioEvents, Wanted};
 use crate::rivals::go::Go;
 
-const LAPWING: &str = "";
-
 /// The Go program sleeps between its turns: so many events make its caches and its collector warm.
 const WARM: u64 = 5_000;
 
@@ -42,20 +40,20 @@ fn group(wanted: Wanted, go: Option<Go>) -> Group {
         Wanted::Parsed => "parsed",
     };
     let mut contestants = vec![
-        Contestant::new("lapwing shared", Kind::Ours, LAPWING, in_turn(Lapwing::shared(), wanted)),
-        Contestant::new("lapwing exclusive", Kind::Ours, LAPWING, in_turn(Lapwing::exclusive(), wanted)),
-        Contestant::new("tokio + serde_json", Kind::Rival, LAPWING, in_turn(TokioBytes::new(), wanted)),
-        Contestant::new("tokio, Arc<Envelope>", Kind::Rival, LAPWING, in_turn(TokioEvents::new(), wanted)),
+        Contestant::new("lapwing shared", Kind::Ours, "", in_turn(Lapwing::shared(), wanted)),
+        Contestant::new("lapwing exclusive", Kind::Ours, "", in_turn(Lapwing::exclusive(), wanted)),
+        Contestant::new("tokio + serde_json", Kind::Rival, "", in_turn(TokioBytes::new(), wanted)),
+        Contestant::new("tokio, Arc<Envelope>", Kind::Rival, "", in_turn(TokioEvents::new(), wanted)),
     ];
     if let Some(go) = go {
         let body: Body = Box::new(move |events| {
             let answer = go.lock().expect("nobody panicked").ask(case, events.max(WARM));
             Sample { ns: answer[0], lost: (0, 0), latencies: None }
         });
-        contestants.push(Contestant::new("Go program", Kind::Rival, LAPWING, body));
+        contestants.push(Contestant::new("Go program", Kind::Rival, "", body));
     }
     let goal = |against, name, limit| {
-        Goal::new(format!("event, {case} / {name}"), LAPWING, Against::Named(against), limit)
+        Goal::new(format!("event, {case} / {name}"), "", Against::Named(against), limit)
     };
     Group {
         scenario: "event",
