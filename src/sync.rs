@@ -70,9 +70,9 @@ labels! {
     NOTIFY_F = "notify:F", SeqCst;
     /// What a wake request is about before the request.
     #[cfg(feature = "std")]
-    REQUEST_R = "request:R", Release;
+    REQUEST_F = "request:F", SeqCst;
     /// A request before the attempt to lock the list; the list's unlocking before the look for requests, and so a
-    /// reader's registration before its last look at the slot; a request before the wake-ups that serve it.
+    /// reader's registration before its last look at the slot.
     #[cfg(feature = "std")]
     SERVE_F = "serve:F", SeqCst;
     /// What the canceller did before the cancellation.
@@ -138,6 +138,8 @@ mod waiting {
     use std::time::Instant;
 
     use super::NOTIFY_F;
+    #[cfg(not(loom))]
+    use super::{AtomicBool, Ordering::Relaxed};
 
     /// The publisher's half of a pair of full fences, which the reader's half may do for it.
     ///
@@ -264,33 +266,56 @@ mod waiting {
         }
     }
 
-    /// A thread that sleeps. The standard library's parking, since its unparking takes no lock that the sleeper
-    /// could have been descheduled with.
+    /// Runs foreign code whose panic ends here, when the panic hook has told of it.
     #[cfg(not(loom))]
-    pub(crate) struct Sleeper(std::thread::Thread);
+    pub(crate) fn shield(foreign: impl FnOnce()) {
+        if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(foreign)) {
+            core::mem::forget(panic); // to drop it is foreign code, too
+        }
+    }
+
+    /// loom tells of a model's failure by a panic.
+    #[cfg(loom)]
+    pub(crate) fn shield(foreign: impl FnOnce()) {
+        foreign();
+    }
+
+    /// A thread that sleeps. The standard library's parking, since its unparking takes no lock that the sleeper
+    /// could have been descheduled with; and a word beside it, since the thread has only one token, and foreign code that
+    /// parks in a filter or a waker may take it.
+    #[cfg(not(loom))]
+    pub(crate) struct Sleeper {
+        thread: std::thread::Thread,
+        woken: AtomicBool,
+    }
 
     #[cfg(not(loom))]
     impl Sleeper {
         pub(crate) fn this_thread() -> Self {
-            Self(std::thread::current())
+            Self { thread: std::thread::current(), woken: AtomicBool::new(false) }
         }
 
         pub(crate) fn is_this_thread(&self) -> bool {
-            self.0.id() == std::thread::current().id()
+            self.thread.id() == std::thread::current().id()
         }
 
         /// To be called by the thread itself. May return early.
         pub(crate) fn park(&self, deadline: Option<Instant>) {
-            match deadline {
-                Some(deadline) => {
-                    std::thread::park_timeout(deadline.saturating_duration_since(Instant::now()));
+            // Relaxed: whatever took the token on this thread saw to it that the word before it is seen here.
+            if !self.woken.load(Relaxed) {
+                match deadline {
+                    Some(deadline) => {
+                        std::thread::park_timeout(deadline.saturating_duration_since(Instant::now()));
+                    }
+                    None => std::thread::park(),
                 }
-                None => std::thread::park(),
             }
+            self.woken.store(false, Relaxed); // the caller looks again, whatever woke it
         }
 
         pub(crate) fn unpark(&self) {
-            self.0.unpark();
+            self.woken.store(true, Relaxed);
+            self.thread.unpark();
         }
     }
 
@@ -325,5 +350,23 @@ mod waiting {
             *self.token.lock().unwrap() = true;
             self.arrived.notify_one();
         }
+    }
+}
+
+#[cfg(all(test, feature = "std"))]
+mod tests {
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn foreign_code_that_parks_takes_no_wake_up() {
+        let sleeper = Sleeper::this_thread();
+        sleeper.unpark();
+        thread::park_timeout(Duration::ZERO); // what a filter may do between a reader's registration and its sleep
+        let start = Instant::now();
+        sleeper.park(Some(start + Duration::from_secs(3600)));
+        assert!(start.elapsed() < Duration::from_secs(60));
     }
 }

@@ -11,7 +11,7 @@ use core::task::Waker;
 
 use crossbeam_utils::CachePadded;
 
-use crate::sync::{AtomicBool, AtomicUsize, Interruption, Mutex, PublisherFence, REQUEST_R, SERVE_F};
+use crate::sync::{AtomicBool, AtomicUsize, Interruption, Mutex, PublisherFence, REQUEST_F, SERVE_F, shield};
 
 /// How many wakers are taken out of the list at a time, to be called with the lock released.
 const WAKE_BATCH: usize = if cfg!(loom) { 1 } else { 16 };
@@ -131,9 +131,7 @@ impl WaitList {
 
     /// Wakes whoever waits at `key`, for its cancellation. May wait for the lock: not for publishers.
     pub(crate) fn wake_one(&self, key: Key) {
-        if let Some(waker) = self.take(key) {
-            waker.wake();
-        }
+        self.take(key).into_iter().for_each(wake);
     }
 
     fn take(&self, key: Key) -> Option<Waker> {
@@ -153,9 +151,12 @@ impl WaitList {
     /// Wakes everybody, without waiting for the list's lock: its holder takes over.
     #[cold]
     pub(crate) fn wake_all(&self) {
-        // Read-modify-writes, not stores: all requests are one release sequence, so that whoever takes the last
-        // one has what came before each of them.
-        self.requested.fetch_max(request::WALK, REQUEST_R.order());
+        // request:F, with serve:F. Without it, a reader could be woken without a sight of what it is woken for; and one that
+        // registers after the walk could miss an end, if its closer was stopped between here and its own serve:F.
+        self.interruption.here();
+        REQUEST_F.fence();
+        // A read-modify-write, not a store: whoever takes the last request has what came before each of them.
+        self.requested.fetch_max(request::WALK, Relaxed);
         self.serve();
     }
 
@@ -214,15 +215,20 @@ impl WaitList {
             }
             drop(list);
             self.fence();
-            wakers.into_iter().flatten().for_each(Waker::wake);
+            wakers.into_iter().flatten().for_each(wake);
         }
     }
 
     fn fence(&self) {
         self.interruption.here();
-        // serve:F, with notify:F, request:R and itself. Without it, a publisher that could not lock and the
+        // serve:F, with notify:F, request:F and itself. Without it, a publisher that could not lock and the
         // holder that unlocks, or a publisher that looks for waiting readers and a reader that registers, could
-        // miss each other; and a reader could be woken without a sight of what it is woken for.
+        // miss each other.
         SERVE_F.fence();
     }
+}
+
+/// Calls a waker. Its panic is not the caller's, nor that of those who are woken after it.
+fn wake(waker: Waker) {
+    shield(|| waker.wake());
 }

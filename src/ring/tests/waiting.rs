@@ -2,7 +2,8 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use super::*;
@@ -328,4 +329,46 @@ fn a_batch_of_several_laps_wakes_after_each() {
         Bytes::store(claimed, 0, b"x");
     });
     assert_eq!((seqs, waiting.take()), (Ok(7..13), vec![1, 1, 0, 0, 0, 0]));
+}
+
+/// A waker whose executor is broken: it panics, and so does the panic when it is dropped.
+struct Panics;
+
+impl Wake for Panics {
+    fn wake(self: Arc<Self>) {
+        struct DropPanics;
+        impl Drop for DropPanics {
+            fn drop(&mut self) {
+                panic!("a panic that panics");
+            }
+        }
+        std::panic::panic_any(DropPanics);
+    }
+}
+
+#[test]
+fn a_waker_that_panics_harms_neither_its_publisher_nor_other_readers() {
+    const READERS: usize = 40; // several batches of wakers
+    let ring = Ring::new(4, 8).unwrap();
+    let broken = Waker::from(Arc::new(Panics));
+    let mut readers = (0..READERS).map(|_| ring.reader_from_oldest()).collect::<Vec<_>>();
+    let mut all_wait = |wake: &dyn Fn()| {
+        let mut futures = readers.iter_mut().map(|reader| Box::pin(reader.read_async())).collect::<Vec<_>>();
+        for (at, future) in futures.iter_mut().enumerate() {
+            let waker = if at % 8 == 0 { &broken } else { Waker::noop() };
+            assert!(future.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
+        }
+        wake();
+        let waiting = list(&ring).waiting();
+        drop(futures);
+        readers.iter_mut().for_each(Reader::move_to_now);
+        waiting
+    };
+    let publish = || assert_eq!(ring.publish_batch(&[(0, &b"1"[..]); 6]), Ok(1..7), "both laps of the batch");
+    assert_eq!(all_wait(&publish), 0);
+    let mut cancelled = ring.reader_from_now();
+    let canceller = cancelled.canceller();
+    assert!(pin!(cancelled.read_async()).poll(&mut Context::from_waker(&broken)).is_pending());
+    canceller.cancel();
+    assert_eq!(all_wait(&|| assert!(ring.close())), 0);
 }
