@@ -33,13 +33,14 @@ pub mod truncate;
 #[cfg(feature = "std")]
 mod wait;
 
-/// For the loom suite: the names of all orderings, and the ring with two lanes.
-#[cfg(loom)]
-pub mod loom_support {
+/// For the suites of loom and shuttle: the ring with two lanes, and for loom the names of all orderings.
+#[cfg(any(loom, shuttle))]
+pub mod model_support {
     /// The ring with two lanes, whose module is not public.
     pub mod lanes {
         pub use crate::ring::lanes::*;
     }
+    #[cfg(loom)]
     pub use crate::sync::LABELS;
 }
 

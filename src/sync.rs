@@ -1,6 +1,7 @@
-//! The facade over atomics, fences and parking: the real ones, or loom's.
+//! The facade over atomics, fences and parking: the real ones, or a model checker's.
 //!
-//! Every `cfg(loom)` of the algorithms is here. Every access that is not relaxed, and every fence, goes through
+//! loom explores all executions of small models that the memory model allows, shuttle random schedules of large ones, in
+//! which memory is consistent. What the algorithms have to know of them is here. Every access that is not relaxed, and every fence, goes through
 //! a [`Label`], so that the design page's table, the code and the mutants of the model checker name the same
 //! thing: under loom, the environment variable `LAPWING_MUTANT` makes one label as weak as if it were not there.
 
@@ -8,26 +9,41 @@
 use core::sync::atomic::Ordering::SeqCst;
 use core::sync::atomic::Ordering::{self, Acquire, Release};
 
-#[cfg(all(feature = "std", not(loom)))]
-pub(crate) use core::sync::atomic::{AtomicBool, AtomicUsize};
-#[cfg(not(loom))]
-pub(crate) use core::sync::atomic::{AtomicU64, fence};
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, fence};
+use loom as model;
+#[cfg(shuttle)]
+use shuttle as model;
+
+#[cfg(all(feature = "std", not(any(loom, shuttle))))]
+pub(crate) use core::sync::atomic::{AtomicBool, AtomicUsize};
+#[cfg(not(any(loom, shuttle)))]
+pub(crate) use core::sync::atomic::{AtomicU64, fence};
+#[cfg(any(loom, shuttle))]
+pub(crate) use model::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, fence};
+
+/// Whether a model checker runs this. Sizes and bounds are the smallest then that leave nothing out: each access is a step, and what
+/// is small is fought for.
+pub(crate) const IS_MODEL: bool = cfg!(any(loom, shuttle));
 
 /// Words between the control words of a ring, and between them and its slots: two cache lines, since
 /// processors fetch lines in pairs.
-pub(crate) const LINE_WORDS: usize = if cfg!(loom) { 1 } else { 16 };
+pub(crate) const LINE_WORDS: usize = if IS_MODEL { 1 } else { 16 };
 
-/// Words of an event that one chunk holds: with its head, a page.
+/// Words of an event that one chunk holds: with its head, a page. One is enough for a model of runs; with two a chunk can tear.
 #[cfg(feature = "std")]
-pub(crate) const CHUNK_WORDS: usize = if cfg!(loom) { 1 } else { 504 };
+pub(crate) const CHUNK_WORDS: usize = if cfg!(loom) {
+    1
+} else if cfg!(shuttle) {
+    2
+} else {
+    504
+};
 
 /// How often a publisher looks again at a slot that another publisher is writing before it gives its seq up.
-pub(crate) const CLAIM_SPINS: u32 = if cfg!(loom) { 1 } else { 64 };
+pub(crate) const CLAIM_SPINS: u32 = if IS_MODEL { 1 } else { 64 };
 
 /// How many numbers one publish may claim, when it finds their slots in writing, before it is refused.
-pub(crate) const CLAIM_TRIES: u64 = if cfg!(loom) { 2 } else { 16 };
+pub(crate) const CLAIM_TRIES: u64 = if IS_MODEL { 2 } else { 16 };
 
 /// One named ordering. The design page's table says what it pairs with and what breaks without it.
 #[derive(Clone, Copy)]
@@ -124,10 +140,10 @@ std::thread_local! {
 pub(crate) fn spin() {
     #[cfg(all(test, feature = "std"))]
     SPINS.set(SPINS.get() + 1);
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, shuttle)))]
     core::hint::spin_loop();
-    #[cfg(loom)]
-    loom::thread::yield_now();
+    #[cfg(any(loom, shuttle))]
+    model::thread::yield_now();
 }
 
 #[cfg(feature = "std")]
@@ -138,7 +154,7 @@ mod waiting {
     use std::time::Instant;
 
     use super::NOTIFY_F;
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, shuttle)))]
     use super::{AtomicBool, Ordering::Relaxed};
 
     /// The publisher's half of a pair of full fences, which the reader's half may do for it.
@@ -185,7 +201,7 @@ mod waiting {
         }
     }
 
-    #[cfg(all(target_os = "linux", not(loom), not(miri)))]
+    #[cfg(all(target_os = "linux", not(any(loom, shuttle, miri))))]
     mod membarrier {
         fn call(command: libc::c_int) -> bool {
             // SAFETY: membarrier(2) takes three integers, touches no memory of ours, and reports an unknown
@@ -204,10 +220,11 @@ mod waiting {
         }
     }
 
-    #[cfg(not(all(target_os = "linux", not(loom), not(miri))))]
+    #[cfg(not(all(target_os = "linux", not(any(loom, shuttle, miri)))))]
     mod membarrier {
+        /// Shuttle has it, as a step of nothing, so that readers arm the list there as on Linux.
         pub(super) fn register() -> bool {
-            false
+            cfg!(shuttle)
         }
 
         pub(super) fn run() -> bool {
@@ -237,11 +254,11 @@ mod waiting {
         }
     }
 
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, shuttle)))]
     use std::sync as imp;
 
-    #[cfg(loom)]
-    use loom::sync as imp;
+    #[cfg(any(loom, shuttle))]
+    use super::model::{sync as imp, thread};
 
     /// A lock whose release never waits, and which knows no poison: nothing that is locked here calls foreign code.
     ///
@@ -267,15 +284,15 @@ mod waiting {
     }
 
     /// Runs foreign code whose panic ends here, when the panic hook has told of it.
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, shuttle)))]
     pub(crate) fn shield(foreign: impl FnOnce()) {
         if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(foreign)) {
             core::mem::forget(panic); // to drop it is foreign code, too
         }
     }
 
-    /// loom tells of a model's failure by a panic.
-    #[cfg(loom)]
+    /// A model checker tells of a failure by a panic.
+    #[cfg(any(loom, shuttle))]
     pub(crate) fn shield(foreign: impl FnOnce()) {
         foreign();
     }
@@ -283,13 +300,13 @@ mod waiting {
     /// A thread that sleeps. The standard library's parking, since its unparking takes no lock that the sleeper
     /// could have been descheduled with; and a word beside it, since the thread has only one token, and foreign code that
     /// parks in a filter or a waker may take it.
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, shuttle)))]
     pub(crate) struct Sleeper {
         thread: std::thread::Thread,
         woken: AtomicBool,
     }
 
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, shuttle)))]
     impl Sleeper {
         pub(crate) fn this_thread() -> Self {
             Self { thread: std::thread::current(), woken: AtomicBool::new(false) }
@@ -319,23 +336,27 @@ mod waiting {
         }
     }
 
-    /// The same over loom's condition variable, which never times out. (loom's own `park` wakes threads that are
-    /// blocked elsewhere.)
-    #[cfg(loom)]
+    /// The same over a model checker's condition variable, which never times out and never returns early. (loom's own `park` wakes
+    /// threads that are blocked elsewhere; shuttle's returns early at any time, and so hides that a wake-up was lost.)
+    #[cfg(any(loom, shuttle))]
     pub(crate) struct Sleeper {
+        thread: thread::ThreadId,
         token: imp::Mutex<bool>,
         arrived: imp::Condvar,
     }
 
-    #[cfg(loom)]
+    #[cfg(any(loom, shuttle))]
     impl Sleeper {
         pub(crate) fn this_thread() -> Self {
-            Self { token: imp::Mutex::new(false), arrived: imp::Condvar::new() }
+            Self {
+                thread: thread::current().id(),
+                token: imp::Mutex::new(false),
+                arrived: imp::Condvar::new(),
+            }
         }
 
-        /// No model moves a reader that has waited.
         pub(crate) fn is_this_thread(&self) -> bool {
-            true
+            self.thread == thread::current().id()
         }
 
         pub(crate) fn park(&self, _deadline: Option<Instant>) {

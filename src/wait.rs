@@ -11,10 +11,12 @@ use core::task::Waker;
 
 use crossbeam_utils::CachePadded;
 
-use crate::sync::{AtomicBool, AtomicUsize, Interruption, Mutex, PublisherFence, REQUEST_F, SERVE_F, shield};
+use crate::sync::{
+    AtomicBool, AtomicUsize, IS_MODEL, Interruption, Mutex, PublisherFence, REQUEST_F, SERVE_F, shield,
+};
 
 /// How many wakers are taken out of the list at a time, to be called with the lock released.
-const WAKE_BATCH: usize = if cfg!(loom) { 1 } else { 16 };
+const WAKE_BATCH: usize = if IS_MODEL { 1 } else { 16 };
 
 /// What is asked of whoever holds the lock. A larger request includes the smaller ones.
 mod request {

@@ -20,8 +20,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use lapwing::event::{Category, Event, Source, SourceKind};
-use lapwing::loom_support::LABELS;
-use lapwing::loom_support::lanes::{self, Form, Laned, Run, Tally};
+use lapwing::model_support::LABELS;
+use lapwing::model_support::lanes::{self, Form, Laned, Run, Tally};
 use lapwing::ring::{
     Bytes, Config, Handle, Payload, PublishError, Read, ReadError, Reader, Ring, RingOf, Step, TryReadError,
     TypedRing, Wait,

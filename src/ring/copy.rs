@@ -96,7 +96,7 @@ pub(crate) fn load_words(words: &[AtomicU64], bytes: &mut [u8]) {
 }
 
 /// Whole blocks by SSE2, which every x86-64 has.
-#[cfg(all(target_arch = "x86_64", not(loom), not(miri)))]
+#[cfg(all(target_arch = "x86_64", not(any(loom, shuttle, miri))))]
 mod wide {
     use core::arch::asm;
 
@@ -179,7 +179,7 @@ mod wide {
     }
 }
 
-#[cfg(not(all(target_arch = "x86_64", not(loom), not(miri))))]
+#[cfg(not(all(target_arch = "x86_64", not(any(loom, shuttle, miri)))))]
 mod wide {
     use super::AtomicU64;
 

@@ -24,12 +24,12 @@ use super::publish::{Config, Exclusive, RingOf};
 use super::sealed::Sealed;
 use super::slots::{Claimed, Slots, Step, Written, words};
 use super::{Payload, copy};
-use crate::sync::{AtomicU64, CHUNK_WORDS};
+use crate::sync::{AtomicU64, CHUNK_WORDS, IS_MODEL};
 
 /// Bytes of an event that one chunk holds.
 pub const CHUNK_BYTES: usize = CHUNK_WORDS * 8;
 /// Words of a chunk in front of its payload, which so begins on a cache line: the stamp, and nothing.
-const CHUNK_HEAD: usize = if cfg!(loom) { 1 } else { 8 };
+const CHUNK_HEAD: usize = if IS_MODEL { 1 } else { 8 };
 /// Room that a reader's buffer has before and after an event, for what the event is wrapped in.
 pub const MARGIN: usize = 40;
 
@@ -146,7 +146,7 @@ const SLOT_HEAD: usize = 4;
 
 impl Laned {
     fn stride(slot_bytes: usize) -> usize {
-        (SLOT_HEAD + slot_bytes.div_ceil(8)).next_multiple_of(if cfg!(loom) { 1 } else { 8 })
+        (SLOT_HEAD + slot_bytes.div_ceil(8)).next_multiple_of(if IS_MODEL { 1 } else { 8 })
     }
 
     #[inline(always)]
@@ -519,7 +519,7 @@ impl Exclusive<Laned> {
 }
 
 /// The models read this ring by itself; the stream sets its filter by categories.
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 impl super::Reader<Laned> {
     /// See [`set_filter`](super::Reader::set_filter) of a ring of bytes.
     pub fn set_filter(&mut self, wanted: impl FnMut(u16) -> bool) {

@@ -67,7 +67,7 @@ pub use reader::Events;
 pub use reader::{Look, Reader, TypedReader};
 use slots::Claimed;
 pub use slots::MAX_SEQ;
-#[cfg(any(test, loom))]
+#[cfg(any(test, loom, shuttle))]
 pub use slots::Step;
 
 /// What a slot holds: [`Bytes`] or [`Typed`] values. No other type can implement it.

@@ -9,7 +9,7 @@ use bytemuck::Pod;
 use super::error::{BatchError, ConfigError, PublishError};
 use super::handle::{Handle, Shared, Wait};
 use super::sealed::Sealed;
-#[cfg(any(test, loom))]
+#[cfg(any(test, loom, shuttle))]
 use super::slots::Step;
 use super::slots::{Claimed, MAX_SEQ, Slots};
 use super::{Bytes, MAX_SLOT_BYTES, Payload, Typed};
@@ -242,7 +242,7 @@ impl Ring {
 
     /// [`publish_tagged`](Self::publish_tagged), with a call at every [`Step`] of it: a test stops a publisher
     /// there, or lets something else happen first.
-    #[cfg(any(test, loom))]
+    #[cfg(any(test, loom, shuttle))]
     pub fn publish_stepped(
         &self,
         tag: u16,

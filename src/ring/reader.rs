@@ -490,7 +490,7 @@ mod waiting {
     use super::super::handle::Shared;
     use super::super::{Payload, Read};
     use super::{Found, Miss, Reader};
-    use crate::sync::{AtomicBool, CANCEL_R, CANCELLED_A, Sleeper, spin};
+    use crate::sync::{AtomicBool, CANCEL_R, CANCELLED_A, IS_MODEL, Sleeper, spin};
     use crate::wait::{Key, WaitList};
 
     /// What a reader needs to wait.
@@ -595,7 +595,7 @@ mod waiting {
     /// Looks without a break.
     const BARE_LOOKS: u32 = 64;
     /// Looks until a reader that can sleep does. None in a model: they would hide what it does when it sleeps.
-    const AWAKE_LOOKS: u32 = if cfg!(loom) { 0 } else { BARE_LOOKS + 64 };
+    const AWAKE_LOOKS: u32 = if IS_MODEL { 0 } else { BARE_LOOKS + 64 };
     /// The longest break, in `spin_loop` hints.
     const MAX_PAUSE: u32 = 8;
 

@@ -20,7 +20,8 @@ use core::sync::atomic::Ordering::Relaxed;
 use super::error::ConfigError;
 use super::sealed::Sealed;
 use crate::sync::{
-    AtomicU64, CLAIM_A, CLAIM_SPINS, CLOSE_R, CLOSED_A, COMMIT_R, LINE_WORDS, READ_A, READ_F, WRITE_F, spin,
+    AtomicU64, CLAIM_A, CLAIM_SPINS, CLOSE_R, CLOSED_A, COMMIT_R, IS_MODEL, LINE_WORDS, READ_A, READ_F,
+    WRITE_F, spin,
 };
 
 /// The last seq that a ring gives: a ring that is asked for another one closes itself.
@@ -197,7 +198,7 @@ impl<P: Sealed> Slots<P> {
     pub(crate) fn new(capacity: u64, stride: usize, first_seq: u64) -> Result<Self, ConfigError> {
         let words = words(Self::len(capacity, stride, first_seq)?)?;
         let align = LINE_WORDS * size_of::<u64>();
-        let base = if cfg!(loom) { 0 } else { words.as_ptr().align_offset(align) };
+        let base = if IS_MODEL { 0 } else { words.as_ptr().align_offset(align) };
         assert!(base < LINE_WORDS, "so much room was left for it");
 
         let shift = capacity.next_power_of_two().trailing_zeros();
