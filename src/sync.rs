@@ -1,9 +1,11 @@
 //! The facade over atomics, fences and parking: the real ones, or a model checker's.
 //!
-//! loom explores all executions of small models that the memory model allows, shuttle random schedules of large ones, in
-//! which memory is consistent. What the algorithms have to know of them is here. Every access that is not relaxed, and every fence, goes through
-//! a [`Label`], so that the design page's table, the code and the mutants of the model checker name the same
-//! thing: under loom, the environment variable `LAPWING_MUTANT` makes one label as weak as if it were not there.
+//! Every `cfg(loom)` and `cfg(shuttle)` of the algorithms is here. loom takes all executions that the memory model allows, of small
+//! models; shuttle takes random schedules of large ones, and its memory is sequentially consistent.
+//!
+//! Every access that is not relaxed, and every fence, goes through a [`Label`], so that the design page's table, the
+//! code and the mutants of loom name the same thing: under loom, the environment variable `LAPWING_MUTANT` makes one
+//! label as weak as if it were not there.
 
 #[cfg(feature = "std")]
 use core::sync::atomic::Ordering::SeqCst;
@@ -21,15 +23,14 @@ pub(crate) use core::sync::atomic::{AtomicU64, fence};
 #[cfg(any(loom, shuttle))]
 pub(crate) use model::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, fence};
 
-/// Whether a model checker runs this. Sizes and bounds are the smallest then that leave nothing out: each access is a step, and what
-/// is small is fought for.
+/// Whether a model checker runs this. Sizes and bounds are as small then as leaves nothing out: each access is a step that it takes.
 pub(crate) const IS_MODEL: bool = cfg!(any(loom, shuttle));
 
 /// Words between the control words of a ring, and between them and its slots: two cache lines, since
 /// processors fetch lines in pairs.
 pub(crate) const LINE_WORDS: usize = if IS_MODEL { 1 } else { 16 };
 
-/// Words of an event that one chunk holds: with its head, a page. One is enough for a model of runs; with two a chunk can tear.
+/// Words of an event that one chunk holds: with its head, a page. Under shuttle a chunk can be torn.
 #[cfg(feature = "std")]
 pub(crate) const CHUNK_WORDS: usize = if cfg!(loom) {
     1

@@ -266,6 +266,8 @@ pub struct Account<S> {
     pub delivered: BTreeMap<u64, Id>,
     pub dropped: u64,
     skipped: u64,
+    /// The last seq of a loss of several: such a one is a lap, where a single seq may have been given up.
+    lapped: u64,
     /// The last event of each publisher.
     counts: BTreeMap<u64, u64>,
 }
@@ -281,6 +283,7 @@ impl<S: Source> Account<S> {
             delivered: BTreeMap::new(),
             dropped: 0,
             skipped: 0,
+            lapped: 0,
             counts: BTreeMap::new(),
         }
     }
@@ -292,10 +295,10 @@ impl<S: Source> Account<S> {
 
     /// The same account, for a reader that goes on where this one is.
     pub fn go_on(self, by: impl FnOnce(S) -> S) -> Self {
-        let Self { reader, start, next, wanted, delivered, dropped, skipped, counts } = self;
+        let Self { reader, start, next, wanted, delivered, dropped, skipped, lapped, counts } = self;
         let reader = by(reader);
         assert_eq!(reader.position(), next, "the next reader begins elsewhere");
-        Self { reader, start, next, wanted, delivered, dropped, skipped, counts }
+        Self { reader, start, next, wanted, delivered, dropped, skipped, lapped, counts }
     }
 
     fn enter(&mut self, found: Found) {
@@ -323,6 +326,9 @@ impl<S: Source> Account<S> {
                 assert!(to >= from, "an empty loss");
                 self.dropped += to - from + 1;
                 self.next = to + 1;
+                if to > from {
+                    self.lapped = to;
+                }
             }
         }
     }
@@ -409,11 +415,16 @@ impl<S: Source> Account<S> {
     }
 
     /// Everything up to `last` was delivered, skipped or dropped, and what was delivered was published.
-    pub fn close(mut self, last: u64, ledger: &Ledger) {
+    pub fn close(mut self, last: u64, capacity: u64, ledger: &Ledger) {
         self.skip_to(self.reader.position());
         assert_eq!(self.next, last + 1, "unaccounted: the reader is not at the end");
         let sum = self.delivered.len() as u64 + self.skipped + self.dropped;
         assert_eq!(sum, last + 1 - self.start, "unaccounted: delivered, skipped and dropped");
+        assert!(
+            self.lapped == 0 || self.lapped + capacity <= last,
+            "{} is told as lost, of {last}",
+            self.lapped
+        );
         for (seq, id) in &self.delivered {
             let seqs = ledger.published.get(id).unwrap_or_else(|| panic!("{id:?} was never published"));
             assert!(seqs.contains(seq), "{id:?} was published as {seqs:?} and delivered as {seq}");
@@ -430,11 +441,11 @@ impl<P: Described> Account<Reader<P>> {
             self.skip_to(self.reader.position());
             assert_eq!(self.skipped, self.reader.skipped(), "the reader counts otherwise what it skipped");
         }
-        self.close(ring.newest(), ledger);
+        self.close(ring.newest(), ring.capacity(), ledger);
         let mut last_lap = Account::of(ring.reader_from_oldest());
         last_lap.looking();
         ledger.check_ring(&ring, &last_lap.delivered);
-        last_lap.close(ring.newest(), ledger);
+        last_lap.close(ring.newest(), ring.capacity(), ledger);
     }
 }
 

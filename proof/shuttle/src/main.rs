@@ -27,7 +27,7 @@ use std::time::Instant;
 
 use programs::{PROGRAMS, Program};
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
-use shuttle::{FailurePersistence, Runner};
+use shuttle::{FailurePersistence, MaxSteps, Runner};
 
 #[cfg(not(shuttle))]
 compile_error!(
@@ -102,6 +102,7 @@ impl Block {
         let mut config = shuttle::Config::new();
         config.stack_size = 1 << 17;
         config.silence_warnings = true; // of what is told above
+        config.max_steps = MaxSteps::FailAfter(200_000); // who looks again and again, in vain, is no deadlock
         config.failure_persistence = FailurePersistence::None; // the block is enough
         let run = move || {
             (self.program.run)();
@@ -149,6 +150,7 @@ fn tell_of_failures() {
         let reports = REPORTS.lock().unwrap_or_else(PoisonError::into_inner);
         let of_program = reports.get(block.program.name).map_or(0, |report| report.schedules);
         let all: usize = reports.values().map(|report| report.schedules).sum();
+        let panic = panic.to_string().replace('\n', " ");
         println!("FAIL {block}: after {of_program} schedules of the program, {all} in all: {panic}");
     }));
 }
