@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use lapwing::event::{Category, Event, Source as Origin, SourceKind};
 use lapwing::model_support::lanes::{Laned, LanedEvent};
 use lapwing::ring::{self, Bytes, Handle, Payload, Read, ReadError, Reader, TryReadError, Typed};
 use lapwing::stream::{self, RawEnvelope, ReadResult};
+use shuttle::sync::{Condvar, Mutex};
 use shuttle::thread;
 
 use crate::see;
@@ -256,6 +258,21 @@ fn found_in_stream(read: ReadResult<RawEnvelope<'_>>) -> Found {
     }
 }
 
+/// Where a reader is, for whoever waits until it is there: what ends a ring wakes all, and so hides a wake-up that was lost before.
+#[derive(Clone)]
+pub struct Progress(Arc<(Mutex<u64>, Condvar)>);
+
+impl Progress {
+    pub fn wait_for(&self, next: u64) {
+        drop(self.0.1.wait_while(self.0.0.lock().unwrap(), |at| *at < next).unwrap());
+    }
+
+    fn report(&self, next: u64) {
+        *self.0.0.lock().unwrap() = next;
+        self.0.1.notify_all();
+    }
+}
+
 /// What one reader got, checked as it comes.
 pub struct Account<S> {
     pub reader: S,
@@ -268,6 +285,7 @@ pub struct Account<S> {
     skipped: u64,
     /// The last seq of a loss of several: such a one is a lap, where a single seq may have been given up.
     lapped: u64,
+    progress: Option<Progress>,
     /// The last event of each publisher.
     counts: BTreeMap<u64, u64>,
 }
@@ -284,8 +302,15 @@ impl<S: Source> Account<S> {
             dropped: 0,
             skipped: 0,
             lapped: 0,
+            progress: None,
             counts: BTreeMap::new(),
         }
+    }
+
+    /// For one that is waited for.
+    pub fn of_watched(reader: S) -> (Self, Progress) {
+        let progress = Progress(Arc::new((Mutex::new(reader.position()), Condvar::new())));
+        (Self { progress: Some(progress.clone()), ..Self::of(reader) }, progress)
     }
 
     /// For a reader with a filter.
@@ -295,10 +320,9 @@ impl<S: Source> Account<S> {
 
     /// The same account, for a reader that goes on where this one is.
     pub fn go_on(self, by: impl FnOnce(S) -> S) -> Self {
-        let Self { reader, start, next, wanted, delivered, dropped, skipped, lapped, counts } = self;
-        let reader = by(reader);
-        assert_eq!(reader.position(), next, "the next reader begins elsewhere");
-        Self { reader, start, next, wanted, delivered, dropped, skipped, lapped, counts }
+        let reader = by(self.reader);
+        assert_eq!(reader.position(), self.next, "the next reader begins elsewhere");
+        Self { reader, ..self }
     }
 
     fn enter(&mut self, found: Found) {
@@ -330,6 +354,9 @@ impl<S: Source> Account<S> {
                     self.lapped = to;
                 }
             }
+        }
+        if let Some(progress) = &self.progress {
+            progress.report(self.next);
         }
     }
 

@@ -13,7 +13,9 @@ use shuttle::rand::{Rng, thread_rng};
 use shuttle::sync::{Condvar, Mutex};
 use shuttle::thread::{self, JoinHandle};
 
-use crate::account::{Account, Id, LARGE_BYTES, Ledger, Outcome, Refused, SLOT_BYTES, Source, Value};
+use crate::account::{
+    Account, Id, LARGE_BYTES, Ledger, Outcome, Progress, Refused, SLOT_BYTES, Source, Value,
+};
 use crate::see;
 
 pub struct Program {
@@ -103,6 +105,19 @@ fn reading<S: Source>(
         by(&mut account);
         account
     })
+}
+
+/// The same for one that is waited for.
+fn watched<S: Source>(
+    reader: S,
+    by: impl FnOnce(&mut Account<S>) -> ReadError + Send + 'static,
+) -> (JoinHandle<Account<S>>, Progress) {
+    let (mut account, progress) = Account::of_watched(reader);
+    let reading = thread::spawn(move || {
+        assert_eq!(by(&mut account), ReadError::Closed);
+        account
+    });
+    (reading, progress)
 }
 
 fn parking<S: Source>(reader: S) -> JoinHandle<Account<S>> {
@@ -237,11 +252,19 @@ fn config(capacities: std::ops::RangeInclusive<u64>) -> Config {
     Config::new(thread_rng().gen_range(capacities))
 }
 
-/// Closes, after the publishers are done or while they are at it.
-fn end(close: impl Fn() -> bool, publishers: impl IntoIterator<Item = JoinHandle<Vec<Outcome>>>) -> Ledger {
+/// Closes while the publishers are at it, or when they are done and these readers have come to the `newest` event by themselves.
+fn end(
+    close: impl Fn() -> bool,
+    publishers: impl IntoIterator<Item = JoinHandle<Vec<Outcome>>>,
+    readers: &[Progress],
+    newest: impl Fn() -> u64,
+) -> Ledger {
     let is_early = thread_rng().gen_range(0..3) == 0;
     let closed_early = is_early && close();
     let ledger = Ledger::of(publishers);
+    if !is_early {
+        readers.iter().for_each(|reader| reader.wait_for(newest() + 1));
+    }
     assert!(closed_early || close(), "closed by nobody");
     ledger
 }
@@ -322,9 +345,12 @@ fn everything() {
             of_batch(&ids, batch.seq(), result).collect()
         }),
     ];
+    let (parked, progress) = watched(parked, Account::parking);
+    let (task, of_task) = watched(task, |account| block_on(account.as_task()));
+    let progress = [progress, of_task];
     let readers = [
-        parking(parked),
-        as_task(task),
+        parked,
+        task,
         moved(cancelled, thread_rng().gen_range(0..3), {
             let stream = stream.handle();
             let is_replaced = thread_rng().r#gen();
@@ -346,7 +372,7 @@ fn everything() {
             delay(60);
             canceller.cancel();
             delay(60);
-            end(|| stream.close(), publishers)
+            end(|| stream.close(), publishers, &progress, || stream.seq())
         })
     };
 
@@ -396,7 +422,9 @@ fn everything_on_the_ring() {
         publishing(&ring, 2, 3, publish_large),
         publishing(&ring, 3, 3, publish_small),
     ];
-    let readers = [as_task(task), in_batches(batches)];
+    let (task, progress) = watched(task, |account| block_on(account.as_task()));
+    let (batches, of_batches) = watched(batches, Account::in_batches);
+    let (readers, progress) = ([task, batches], [progress, of_batches]);
     // The clone goes on, and what it was cloned from is dropped: so the canceller comes too early, or not at all.
     let cloned = moved(cancelled, thread_rng().gen_range(1..3), move |reader| {
         if thread_rng().r#gen() { reader.clone() } else { reader }
@@ -412,7 +440,7 @@ fn everything_on_the_ring() {
             delay(60);
             canceller.cancel();
             delay(100);
-            end(|| ring.close(), publishers)
+            end(|| ring.close(), publishers, &progress, || ring.newest())
         })
     };
     let ledger = ending.join().unwrap();
@@ -626,8 +654,10 @@ fn stopped_in_its_run() {
 /// More sleepers than one walk wakes, and two publishers that both come upon them.
 fn many_sleepers() {
     let ring = Arc::new(config(1..=2).bytes(SLOT_BYTES).unwrap());
-    let readers = [0; 5].map(|_| parking(ring.reader_from_oldest()));
-    let task = as_task(ring.reader_from_oldest());
+    let watched = [0, 1, 2, 3, 4, 5].map(|n| match n {
+        0 => watched(ring.reader_from_oldest(), |account| block_on(account.as_task())),
+        _ => watched(ring.reader_from_oldest(), Account::parking),
+    });
     let publishers = [1, 2].map(|publisher| {
         publishing(&ring, publisher, 2, |ring, id| {
             delay(20);
@@ -635,8 +665,9 @@ fn many_sleepers() {
         })
     });
     let ledger = Ledger::of(publishers);
+    watched.iter().for_each(|(_, progress)| progress.wait_for(ring.newest() + 1));
     ring.close();
-    for reader in readers.into_iter().chain([task]) {
+    for (reader, _) in watched {
         reader.join().unwrap().close_ring(&ledger);
     }
 }
