@@ -362,10 +362,14 @@ fn is_key(json: &[u8], end: usize) -> bool {
 
 /// Removes from `strings` those that begin within one of `ranges`. Both are in order.
 fn remove_within(strings: &mut Vec<Text>, ranges: &[Range<usize>]) {
-    let mut ranges = ranges.iter().peekable();
+    let mut ranges = ranges;
     strings.retain(|string| {
-        while ranges.next_if(|range| range.end <= string.first()).is_some() {}
-        ranges.peek().is_none_or(|range| string.first() < range.start)
+        while let [range, rest @ ..] = ranges
+            && range.end <= string.first()
+        {
+            ranges = rest;
+        }
+        ranges.first().is_none_or(|range| string.first() < range.start)
     });
 }
 
