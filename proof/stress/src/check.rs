@@ -4,6 +4,7 @@ use std::fmt::{self, Display};
 use std::process;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Mutex, PoisonError};
+use std::thread::ScopedJoinHandle;
 
 use crate::payload::{Origin, PUBLISHERS};
 
@@ -54,6 +55,13 @@ impl<T, E: Display> OrFail<T> for Result<T, E> {
     #[inline(always)]
     fn or_fail(self, what: impl Display) -> T {
         self.unwrap_or_else(|error| fail(format_args!("{what}: {error}")))
+    }
+}
+
+/// Waits for every thread, one after the other: that a scope waits at its end is in std's own code, where ThreadSanitizer does not see it.
+pub fn join_all(threads: Vec<ScopedJoinHandle<'_, ()>>) {
+    for thread in threads {
+        thread.join().map_err(|_| "it panicked").or_fail("a thread");
     }
 }
 

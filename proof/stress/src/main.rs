@@ -47,7 +47,7 @@ use std::time::{Duration, Instant};
 
 use lapwing::ring::{Bytes, Typed};
 
-use check::{OrFail, TOTALS, fail, now_running};
+use check::{TOTALS, fail, join_all, now_running};
 use payload::Rng;
 use stream::With;
 
@@ -172,9 +172,7 @@ fn round(options: &Options, length: Duration, rng: &mut Rng) {
             let rng = rng.fork();
             threads.push(scope.spawn(move || stream::run(length, rng, With { storage, server })));
         }
-        for thread in threads {
-            thread.join().map_err(|_| "panicked").or_fail("a thread");
-        }
+        join_all(threads);
     });
 }
 

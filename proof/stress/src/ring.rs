@@ -17,7 +17,7 @@ use lapwing::ring::{
     ReadError, Reader, RingOf, TryReadError, Typed, TypedEvent, Wait,
 };
 
-use crate::check::{Account, OrFail, TOTALS, Violation, fail};
+use crate::check::{Account, OrFail, TOTALS, Violation, fail, join_all};
 use crate::payload::{Origin, PUBLISHERS, Rng, TAGS};
 
 /// The most events of a batch.
@@ -709,9 +709,7 @@ pub fn run<S: Subject>(length: Duration, mut rng: Rng) {
         let accounts =
             readers.into_iter().map(|reader| reader.join().map_err(|_| "panicked").or_fail("a reader"));
         let accounts = accounts.collect::<Vec<_>>();
-        for other in others {
-            other.join().map_err(|_| "panicked").or_fail("a thread");
-        }
+        join_all(others);
         (counts, accounts)
     });
     // One that nobody has taken over.

@@ -4,6 +4,7 @@
 use std::cell::UnsafeCell;
 use std::hint::black_box;
 use std::process;
+use std::sync::Barrier;
 use std::thread;
 
 /// A counter without any synchronization.
@@ -26,9 +27,11 @@ pub fn run(name: &str) -> Result<(), String> {
 
 fn race() {
     static COUNTER: Racy = Racy(UnsafeCell::new(0));
+    let barrier = Barrier::new(2);
     thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
+                barrier.wait();
                 for _ in 0..100_000 {
                     // SAFETY: none. The other thread does the same, at the same time.
                     unsafe { *black_box(COUNTER.0.get()) += 1 };

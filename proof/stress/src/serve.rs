@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-use crate::check::{Account, OrFail, Violation, fail};
+use crate::check::{Account, OrFail, Violation, fail, join_all};
 use crate::payload::{Origin, Rng};
 use crate::stream::Scene;
 
@@ -43,11 +43,12 @@ pub fn run(stream: &Arc<EventStream>, scene: &Scene, mut rng: Rng, publish: impl
     let address = address.recv().or_fail("a server");
     let is_over = AtomicBool::new(false);
     thread::scope(|scope| {
+        let mut watchers = Vec::new();
         for _ in 0..3 {
             let rng = rng.fork();
             let first = Connection::events(address, "?replay=all&ids=seq");
             let account = Account::new(stream.oldest());
-            scope.spawn(move || watch(address, first, account, rng));
+            watchers.push(scope.spawn(move || watch(address, first, account, rng)));
         }
         let posts = HTTP_PUBLISHERS.map(|publisher| {
             let (rng, is_over) = (rng.fork(), &is_over);
@@ -56,9 +57,8 @@ pub fn run(stream: &Arc<EventStream>, scene: &Scene, mut rng: Rng, publish: impl
         // They are done before the stream is closed by `publish`; so the last answers come from an open one, or from one that is closed.
         publish();
         is_over.store(true, Relaxed);
-        for thread in posts {
-            thread.join().map_err(|_| "panicked").or_fail("a publisher over HTTP");
-        }
+        join_all(posts.into());
+        join_all(watchers);
     });
     let _ = stop.send(());
     server.join().map_err(|_| "panicked").or_fail("a server");

@@ -18,7 +18,7 @@ use lapwing::stream::{
 };
 use serde_json::Value;
 
-use crate::check::{Account, OrFail, TOTALS, Violation, fail};
+use crate::check::{Account, OrFail, TOTALS, Violation, fail, join_all};
 use crate::event::{CATEGORIES, ENVELOPE_BYTES, INLINE_BYTES};
 use crate::payload::{Origin, Rng};
 use crate::ring::block_on;
@@ -472,23 +472,24 @@ pub fn run(length: Duration, mut rng: Rng, with: With) {
         cancellers: Mutex::default(),
     };
     thread::scope(|scope| {
-        let scene = &scene;
+        let (scene, mut threads) = (&scene, Vec::new());
         for (leads, way) in [(true, Way::BlockBatch), (false, rng.pick(&WAYS))] {
             let (reader, rng) = (stream.reader_from_oldest().named(&format!("steady {leads}")), rng.fork());
-            scope.spawn(move || steady(reader, way, leads, scene, rng));
+            threads.push(scope.spawn(move || steady(reader, way, leads, scene, rng)));
         }
         for _ in 0..1 + rng.below(2) {
             let (reader, rng) = (stream.reader_from_oldest(), rng.fork());
-            scope.spawn(move || wander(reader, scene, rng));
+            threads.push(scope.spawn(move || wander(reader, scene, rng)));
         }
         if with.storage {
             let rng = rng.fork();
-            scope.spawn(move || store(&scene.handle, rng));
+            threads.push(scope.spawn(move || store(&scene.handle, rng)));
         }
         let fork = rng.fork();
-        scope.spawn(move || disturb(scene, fork));
+        threads.push(scope.spawn(move || disturb(scene, fork)));
         let server = with.server;
         publish_in_turns(stream, scene, length, &mut rng, server);
+        join_all(threads);
     });
     let (published, stats) = (scene.published.load(Relaxed), scene.handle.stats());
     let (seq, abandoned) = (scene.handle.seq(), stats.abandoned);
@@ -505,10 +506,11 @@ fn publish_in_turns(stream: EventStream, scene: &Scene, length: Duration, rng: &
     let many = |stream: &EventStream, first: [u64; 3], rng: &mut Rng| {
         let until = part(rng);
         thread::scope(|scope| {
-            for (publisher, count) in (0..).zip(first).take(1 + rng.below(3) as usize) {
+            let publishers = (0..).zip(first).take(1 + rng.below(3) as usize).map(|(publisher, count)| {
                 let rng = rng.fork();
-                scope.spawn(move || publish(stream, scene, Origin { publisher, count }, until, rng));
-            }
+                scope.spawn(move || _ = publish(stream, scene, Origin { publisher, count }, until, rng))
+            });
+            join_all(publishers.collect());
         });
     };
     if with_server {
