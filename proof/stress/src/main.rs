@@ -106,6 +106,7 @@ fn main() -> ExitCode {
     };
     std::panic::set_hook(Box::new(|panic| fail(format_args!("a panic: {panic}"))));
     eprintln!("seed {}", options.seed);
+    event::prepare();
     let start = Instant::now();
     let due = start + Duration::from_secs(options.seconds);
     watch_over(start, options.patience);

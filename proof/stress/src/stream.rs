@@ -409,7 +409,7 @@ fn disturb(scene: &Scene, mut rng: Rng) {
 }
 
 /// A writer to a directory of JSON Lines, from the first event to the last, and then the lines.
-fn store(handle: &Handle, mut rng: Rng) {
+fn store(handle: &Handle, first_seq: u64, mut rng: Rng) {
     let dir = tempfile::tempdir().or_fail("a directory");
     let fsync = if rng.once_in(4) { Fsync::Every(Duration::from_millis(50)) } else { Fsync::Never };
     let mut config = JsonLinesConfig::new()
@@ -423,8 +423,8 @@ fn store(handle: &Handle, mut rng: Rng) {
     if recovered.last.is_some() {
         fail("an empty directory holds something");
     }
-    let mut writer = StorageWriter::new(handle, storage);
-    let mut book = Book::new(handle.oldest());
+    let mut writer = StorageWriter::after(handle, storage, first_seq - 1).or_fail("a writer");
+    let mut book = Book::new(first_seq);
     writer.run().or_fail("a storage");
     let storage = writer.close(Instant::now() + Duration::from_secs(60)).or_fail("the end of a storage");
     drop(storage);
@@ -483,7 +483,7 @@ pub fn run(length: Duration, mut rng: Rng, with: With) {
         }
         if with.storage {
             let rng = rng.fork();
-            threads.push(scope.spawn(move || store(&scene.handle, rng)));
+            threads.push(scope.spawn(move || store(&scene.handle, first_seq, rng)));
         }
         let fork = rng.fork();
         threads.push(scope.spawn(move || disturb(scene, fork)));
