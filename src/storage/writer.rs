@@ -295,7 +295,7 @@ impl<S: Storage> StorageWriter<S> {
         }
         loop {
             if self.batch.is_empty() {
-                let due = match self.until_done(None, Storage::idle)? {
+                let due = match self.until_done(None, |storage, _| storage.idle())? {
                     Done::Yes(due) => due,
                     // If it has gone back by nothing, there is nothing to read, and what it wanted is still due.
                     Done::Rewound(_) => Some(Instant::now()),
@@ -340,7 +340,7 @@ impl<S: Storage> StorageWriter<S> {
     pub fn close(mut self, deadline: Instant) -> Result<S, CloseError> {
         let wanted = self.appended();
         loop {
-            let closed = match self.until_done(Some(deadline), |storage| storage.close(deadline)) {
+            let closed = match self.until_done(Some(deadline), |storage, _| storage.close(deadline)) {
                 Ok(Done::Yes(())) => return Ok(self.storage),
                 Ok(Done::Rewound(error)) if Instant::now() < deadline => {
                     self.forward(wanted, deadline, Some(error))
@@ -401,32 +401,27 @@ impl<S: Storage> StorageWriter<S> {
 
     /// Appends the batch, and empties it. If it was stopped before that, the batch is still there.
     fn append(&mut self, deadline: Option<Instant>) -> Result<Done<()>, RunError> {
-        let epoch = self.batch.epoch();
-        let mut batch = std::mem::replace(&mut self.batch, Batch::new(epoch));
-        let done = self.until_done(deadline, |storage| storage.append(&batch));
+        let done = self.until_done(deadline, |storage, batch| storage.append(batch));
         if let Ok(Done::Yes(())) = done {
-            if let Some(seq) = batch.last_seq() {
+            if let Some(seq) = self.batch.last_seq() {
                 self.status.counters.appended.store(seq, Relaxed);
             }
             self.succeeded();
+            self.batch.clear();
         }
-        if let Ok(Done::Yes(()) | Done::Rewound(_)) = done {
-            batch.clear();
-        }
-        self.batch = batch;
         done
     }
 
     /// Does something with the storage, again and again until it succeeds. It is stopped by the deadline, or where there is none, by the
-    /// canceller.
+    /// canceller. The batch stays where it is, so that it is still there if the storage panics.
     fn until_done<R>(
         &mut self,
         deadline: Option<Instant>,
-        mut attempt: impl FnMut(&mut S) -> Result<R, StorageError>,
+        mut attempt: impl FnMut(&mut S, &Batch) -> Result<R, StorageError>,
     ) -> Result<Done<R>, RunError> {
         let mut retries = 0u64;
         loop {
-            let error = match attempt(&mut self.storage) {
+            let error = match attempt(&mut self.storage, &self.batch) {
                 Ok(result) => {
                     self.succeeded();
                     if retries > 0 {
