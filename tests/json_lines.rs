@@ -15,9 +15,10 @@ use std::time::{Duration, Instant};
 
 use bus::{numbered, numbered_line, published};
 use lapwing::event::{Category, Envelope};
+use lapwing::ring::MAX_SEQ;
 use lapwing::storage::{
-    Fsync, JsonLines, JsonLinesConfig, Line, OpenError, Position, ReadError, Recovered, RunError, Status,
-    Storage, StorageWriter, Torn,
+    Batch, Fsync, JsonLines, JsonLinesConfig, Line, OpenError, Position, ReadError, Recovered, RunError,
+    Status, Storage, StorageError, StorageWriter, Torn,
 };
 use lapwing::stream::{Config, EventStream};
 use tempfile::TempDir;
@@ -487,6 +488,157 @@ mod compressed {
         assert_eq!(seqs, (1..from).chain(to + 1..=100).collect::<Vec<_>>(), "what is missing is told");
         assert!(parts(&names(dir.path())[2]).2 <= from && parts(&names(dir.path())[3]).2 == to + 1);
     }
+}
+
+/// Files as a failing disk or a hostile hand may have left them.
+fn put(dir: &Path, number: u64, lines: &[&[u8]]) -> PathBuf {
+    let path = dir.join(format!("{number:010}-{:016x}-{:020}.ndjson", 7, 1));
+    fs::write(&path, lines.iter().flat_map(|line| [line, &b"\n"[..]].concat()).collect::<Vec<_>>()).unwrap();
+    path
+}
+
+/// What is read, and what is told.
+fn read_and_told(dir: &Path) -> (Vec<u64>, Vec<String>) {
+    let (mut seqs, mut told) = (Vec::new(), Vec::new());
+    for read in JsonLines::read(dir).unwrap() {
+        match read {
+            Ok(line) => seqs.push(line.seq()),
+            Err(error) => told.push(error.to_string()),
+        }
+    }
+    (seqs, told)
+}
+
+#[test]
+fn a_number_that_no_stream_gives_is_that_of_no_envelope() {
+    let dir = tempdir();
+    let good = numbered_line(1);
+    for seq in ["0", "00", "01", "4611686018427387904", "18446744073709551615", "18446744073709551616"] {
+        let line =
+            String::from_utf8(good.clone()).unwrap().replacen("\"seq\":1", &format!("\"seq\":{seq}"), 1);
+        let path = put(dir.path(), 1, &[line.as_bytes(), &good]);
+        let told = format!("{}: the line at byte 0 is no envelope", path.display());
+        assert_eq!(read_and_told(dir.path()), (vec![1], vec![told]), "{seq}");
+    }
+    let last = String::from_utf8(good).unwrap().replacen("\"seq\":1", "\"seq\":4611686018427387903", 1);
+    put(dir.path(), 1, &[last.as_bytes(), last.as_bytes()]);
+    assert_eq!(read_and_told(dir.path()), (vec![MAX_SEQ; 2], vec![]));
+}
+
+#[test]
+fn a_loss_told_wrongly_hides_nothing_that_is_there() {
+    let dir = tempdir();
+    for (from, missing) in [(0, None), (3, None), (4, Some(3..=3)), (99, Some(3..=4))] {
+        let gap = format!(
+            r#"{{"seq":5,"event":{{"ts":1,"type":"events_dropped","category":"system","source":{{"kind":"cdp"}},"data":{{"from":{from},"to":5}}}}}}"#
+        );
+        put(dir.path(), 1, &[&numbered_line(2), gap.as_bytes()]);
+        let told: Vec<_> = missing
+            .map(|seqs| {
+                format!("seqs {} to {} of epoch 0000000000000007 are missing", seqs.start(), seqs.end())
+            })
+            .into_iter()
+            .collect();
+        assert_eq!(read_and_told(dir.path()), (vec![2, 5], told), "{from}");
+    }
+}
+
+#[test]
+fn lines_out_of_order_are_not_told_to_be_missing() {
+    let dir = tempdir();
+    put(dir.path(), 1, &[5, 3, 6, 8].map(numbered_line).each_ref().map(Vec::as_slice));
+    let told = vec!["seqs 7 to 7 of epoch 0000000000000007 are missing".to_owned()];
+    assert_eq!(read_and_told(dir.path()), (vec![5, 3, 6, 8], told));
+}
+
+#[test]
+fn two_files_of_one_number_are_two_files() {
+    let dir = tempdir();
+    let one = put(dir.path(), 1, &[&numbered_line(1)]);
+    let two = dir.path().join(format!("{:010}-{:016x}-{:020}.ndjson", 1, 7, 2));
+    fs::write(&two, [numbered_line(2), b"\n{\"seq\":3".to_vec()].concat()).unwrap();
+    let torn = format!("{}: its last 8 bytes are no whole line", two.display());
+    assert_eq!(read_and_told(dir.path()), (vec![1, 2], vec![torn]));
+    let (_, recovered) = open(dir.path(), &config());
+    let torn = vec![Torn { path: two, bytes: 8 }];
+    assert_eq!(recovered, Recovered { last: Some(Position { epoch: 7, seq: 2 }), torn });
+    assert!(one.exists());
+}
+
+#[test]
+fn the_numbers_of_files_end_where_names_would_no_longer_rise() {
+    let dir = tempdir();
+    let beyond = put(dir.path(), u64::MAX, &[&numbered_line(1)]);
+    assert_eq!(read_and_told(dir.path()), (vec![], vec![]), "it is nobody's");
+    put(dir.path(), 9_999_999_999, &[&numbered_line(1)]);
+    let (mut storage, _) = open(dir.path(), &config());
+    let stream = stream(4, 1);
+    publish(&stream, 1);
+    stream.close();
+    let mut writer = StorageWriter::new(&stream, Once(&mut storage));
+    let Err(RunError::Storage(error)) = writer.run() else { panic!("it was appended") };
+    assert!(error.to_string().ends_with("9999999999 is the last number of a file"), "{error}");
+    drop(writer);
+    assert_eq!(read_and_told(dir.path()), (vec![1], vec![]));
+    assert!(beyond.exists());
+}
+
+/// A storage that is tried once.
+struct Once<'a>(&'a mut JsonLines);
+
+impl Storage for Once<'_> {
+    fn append(&mut self, batch: &Batch) -> Result<(), StorageError> {
+        self.0.append(batch).map_err(|error| StorageError::Fatal(error.into()))
+    }
+}
+
+#[cfg(feature = "zstd")]
+#[test]
+fn a_compressed_file_of_which_nothing_is_left_is_told() {
+    let dir = tempdir();
+    let path = put(dir.path(), 1, &[]).with_extension("ndjson.zst");
+    fs::remove_file(path.with_extension("")).unwrap();
+    for rest in [0, 3, 20] {
+        let whole = zstd::encode_all(&*[numbered_line(1), b"\n".to_vec()].concat(), 1).unwrap();
+        fs::write(&path, &whole[..rest]).unwrap();
+        let (seqs, told) = read_and_told(dir.path());
+        assert!(seqs.is_empty() && told.len() == 1, "{rest} bytes: {seqs:?} {told:?}");
+        let error = JsonLines::open(dir.path(), config()).unwrap_err().to_string();
+        assert_eq!(told, [error], "{rest} bytes");
+    }
+}
+
+#[cfg(feature = "zstd")]
+#[test]
+fn who_is_refused_over_one_file_finds_the_others_as_they_were() {
+    let dir = tempdir();
+    let torn = put(dir.path(), 2, &[&numbered_line(1)]);
+    fs::write(&torn, "{\"seq\":2").unwrap();
+    fs::write(put(dir.path(), 1, &[]).with_extension("ndjson.zst"), "spoilt").unwrap();
+    fs::remove_file(put(dir.path(), 1, &[])).unwrap();
+    JsonLines::open(dir.path(), config()).unwrap_err();
+    assert_eq!(fs::read(&torn).unwrap(), b"{\"seq\":2");
+}
+
+#[cfg(feature = "zstd")]
+#[test]
+fn a_file_goes_only_when_its_compressed_form_has_all_of_it() {
+    let dir = tempdir();
+    let path = put(dir.path(), 1, &[&numbered_line(1), &numbered_line(2)]);
+    let compressed = path.with_extension("ndjson.zst");
+    let whole = zstd::encode_all(&*fs::read(&path).unwrap(), 1).unwrap();
+    let other = zstd::encode_all(&*[numbered_line(1), b"\n".to_vec()].concat(), 1).unwrap();
+    for spoilt in [&[], &whole[..whole.len() / 2], &other] {
+        fs::write(&compressed, spoilt).unwrap();
+        assert_eq!(read_and_told(dir.path()), (vec![1, 2], vec![]));
+        let (_, recovered) = open(dir.path(), &config());
+        assert_eq!(recovered, Recovered { last: Some(Position { epoch: 7, seq: 2 }), torn: vec![] });
+        assert_eq!(read_and_told(dir.path()), (vec![1, 2], vec![]));
+    }
+    fs::write(&compressed, &whole).unwrap();
+    open(dir.path(), &config());
+    assert!(!path.exists());
+    assert_eq!(read_and_told(dir.path()), (vec![1, 2], vec![]));
 }
 
 #[cfg(not(feature = "zstd"))]

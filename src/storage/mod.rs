@@ -58,6 +58,7 @@ pub use s2::{S2Config, S2Error, S2Records, S2Storage, S2StorageWriter, StopError
 pub use writer::{CloseError, RunError, Status, StatusHandle, StorageWriter, WriterCanceller};
 
 use crate::event::{Category, Envelope, Event, RawValue, Source, SourceKind};
+use crate::ring::MAX_SEQ;
 use crate::stream::RawEnvelope;
 
 /// What an envelope has before its seq, and between that and its event.
@@ -287,14 +288,15 @@ impl Batch {
     }
 }
 
-/// The seq of an envelope, by what is around it: enough for a line that was written whole.
+/// The seq of an envelope, by what is around it: enough for a line that was written whole. A number that no stream gives is none.
 fn seq_of(line: &[u8]) -> Option<u64> {
     let rest = line.strip_prefix(HEAD)?;
     let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let (digits, rest) = rest.split_at(digits);
     let event = rest.strip_prefix(MIDDLE)?;
     let seq = std::str::from_utf8(digits).ok()?.parse().ok()?;
-    (event.starts_with(b"{") && event.ends_with(b"}}")).then_some(seq)
+    let is_seq = (1..=MAX_SEQ).contains(&seq) && !digits.starts_with(b"0");
+    (is_seq && event.starts_with(b"{") && event.ends_with(b"}}")).then_some(seq)
 }
 
 /// The event in an envelope, as this crate writes envelopes.

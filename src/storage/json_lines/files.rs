@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -14,6 +15,8 @@ use crate::event::{Category, RawValue};
 pub(super) const LOCK: &str = "lock";
 /// The end of the name of what is being compressed.
 pub(super) const UNFINISHED: &str = ".tmp";
+/// The last number of a file: with more digits, the order of the names would not be that of the numbers.
+const MAX_NUMBER: u64 = 9_999_999_999;
 /// The category of names that are not known.
 const OTHER: &str = "other";
 
@@ -56,7 +59,12 @@ impl Name {
             category,
             compressed,
         };
-        (parsed.to_string() == name).then_some(parsed)
+        (parsed.number <= MAX_NUMBER && parsed.to_string() == name).then_some(parsed)
+    }
+
+    /// All that tells a file from others: it stays the same when the file is compressed.
+    fn key(&self) -> (u64, u64, u64, Option<&'static str>) {
+        (self.number, self.epoch, self.first_seq, self.category)
     }
 }
 
@@ -71,7 +79,8 @@ pub(super) fn category(index: usize) -> &'static str {
     KNOWN.get(index).map_or(OTHER, Category::as_str)
 }
 
-/// The files of lines in a directory in the order of their numbers. Of one that was just compressed, only the compressed form.
+/// The files of lines in a directory in the order of their numbers. Of one that is there in both forms, as it was: it goes only when the
+/// other one is whole.
 pub(super) fn list(dir: &Path) -> Result<Vec<(Name, PathBuf)>, FileError> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(FileError::new("list", dir))? {
@@ -80,14 +89,18 @@ pub(super) fn list(dir: &Path) -> Result<Vec<(Name, PathBuf)>, FileError> {
             found.push((name, entry.path()));
         }
     }
-    found.sort_by_key(|(name, _)| (name.number, !name.compressed));
-    found.dedup_by_key(|(name, _)| name.number);
+    found.sort_by_key(|(name, _)| (name.key(), name.compressed));
+    found.dedup_by_key(|(name, _)| name.key());
     Ok(found)
 }
 
 /// A file to append to.
 pub(super) fn create(dir: &Path, name: &Name) -> Result<(File, PathBuf), FileError> {
     let path = dir.join(name.to_string());
+    if name.number > MAX_NUMBER {
+        let what = format!("{MAX_NUMBER} is the last number of a file");
+        return Err(FileError::new("create", &path)(io::Error::other(what)));
+    }
     let file = OpenOptions::new().append(true).create_new(true).open(&path);
     Ok((file.map_err(FileError::new("create", &path))?, path))
 }

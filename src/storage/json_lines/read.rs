@@ -211,14 +211,14 @@ impl Iterator for Lines {
                 if line.seq > from {
                     // Once only.
                     self.last = Some(line.seq - 1);
-                    let to = lost_from(&line.json).unwrap_or(line.seq) - 1;
+                    let to = lost_from(&line.json).map_or(line.seq, |lost| lost.clamp(1, line.seq)) - 1;
                     if to >= from {
                         return Some(Err(ReadError::Missing { epoch, from, to }));
                     }
                 }
             }
             let line = chain.next.take()?;
-            self.last = Some(line.seq);
+            self.last = self.last.max(Some(line.seq));
             return Some(Ok(line));
         }
     }
@@ -288,7 +288,14 @@ const BUFFER: usize = 128 << 10;
 
 #[cfg(feature = "zstd")]
 fn decompress(file: File, path: &Path) -> Result<Box<dyn BufRead + Send>, ReadError> {
-    let decoder = zstd::Decoder::new(file).map_err(FileError::new("read", path))?;
+    let mut compressed = BufReader::with_capacity(BUFFER, file);
+    // To the decoder that would be as good as a file without lines.
+    let is_empty = compressed.fill_buf().map_err(FileError::new("read", path))?.is_empty();
+    if is_empty {
+        let error = io::Error::new(io::ErrorKind::UnexpectedEof, "nothing is in it");
+        return Err(FileError::new("read", path)(error).into());
+    }
+    let decoder = zstd::Decoder::with_buffer(compressed).map_err(FileError::new("read", path))?;
     Ok(Box::new(BufReader::with_capacity(BUFFER, decoder)))
 }
 

@@ -37,7 +37,7 @@ pub(super) fn recover(dir: &Path, durable: bool) -> Result<Found, OpenError> {
     remove_leftovers(dir)?;
     let files = list(dir)?;
     let next_number = files.last().map_or(1, |(name, _)| name.number + 1);
-    let (mut uncompressed, mut torn) = (Vec::new(), Vec::new());
+    let mut ends = Vec::new();
     let mut last: Option<Position> = None;
     // The categories of the last run whose last line is known.
     let mut known = Vec::new();
@@ -46,15 +46,9 @@ pub(super) fn recover(dir: &Path, durable: bool) -> Result<Found, OpenError> {
         let seq = if name.compressed {
             if is_of_last && !known.contains(&name.category) { last_compressed(path)? } else { None }
         } else {
-            let (seq, bytes) = cut(path, durable).map_err(FileError::new("recover", path))?;
-            if bytes > 0 {
-                torn.push(Torn { path: path.clone(), bytes });
-            }
-            if seq.is_none() {
-                std::fs::remove_file(path).map_err(FileError::new("remove", path))?;
-            } else {
-                uncompressed.push(path.clone());
-            }
+            let end = end(path).map_err(FileError::new("recover", path))?;
+            let seq = end.seq;
+            ends.push((path.clone(), end));
             seq
         };
         if let Some(seq) = seq.filter(|_| is_of_last) {
@@ -63,14 +57,25 @@ pub(super) fn recover(dir: &Path, durable: bool) -> Result<Found, OpenError> {
             last.seq = last.seq.max(seq);
         }
     }
+    // Not before all else was found in order: who is refused is told of nothing.
+    let (mut uncompressed, mut torn) = (Vec::new(), Vec::new());
+    for (path, end) in ends.into_iter().rev() {
+        if end.torn > 0 {
+            torn.push(Torn { path: path.clone(), bytes: end.torn });
+        }
+        if end.seq.is_none() {
+            std::fs::remove_file(&path).map_err(FileError::new("remove", &path))?;
+        } else {
+            cut(&path, &end, durable).map_err(FileError::new("recover", &path))?;
+            uncompressed.push(path);
+        }
+    }
     if durable {
         sync_dir(dir)?;
         if let Some(parent) = dir.canonicalize().map_err(FileError::new("find", dir))?.parent() {
             sync_dir(parent)?;
         }
     }
-    uncompressed.reverse();
-    torn.reverse();
     Ok(Found { lock, recovered: Recovered { last, torn }, next_number, uncompressed })
 }
 
@@ -85,7 +90,8 @@ fn lock(dir: &Path) -> Result<Arc<Lock>, OpenError> {
     }
 }
 
-/// Removes what was not compressed to the end, and what was, but is still there as it was before.
+/// Removes what was not compressed to the end, and what was, but is still there as it was before. If anything of that is not in its compressed
+/// form, it stays.
 fn remove_leftovers(dir: &Path) -> Result<(), FileError> {
     for entry in std::fs::read_dir(dir).map_err(FileError::new("list", dir))? {
         let entry = entry.map_err(FileError::new("list", dir))?;
@@ -94,7 +100,7 @@ fn remove_leftovers(dir: &Path) -> Result<(), FileError> {
         let is_leftover = match name.strip_suffix(UNFINISHED) {
             Some(name) => Name::parse(name).is_some_and(|name| name.compressed),
             None => Name::parse(name).is_some_and(|name| {
-                !name.compressed && dir.join(Name { compressed: true, ..name }.to_string()).exists()
+                !name.compressed && is_whole(&dir.join(Name { compressed: true, ..name }.to_string()), &path)
             }),
         };
         if is_leftover {
@@ -104,18 +110,44 @@ fn remove_leftovers(dir: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
-/// Cuts off what is behind the last whole line. Returns its seq, and how many bytes there were behind it.
-fn cut(path: &Path, durable: bool) -> io::Result<(Option<u64>, u64)> {
-    let mut file = OpenOptions::new().read(true).write(true).open(path)?;
+/// Whether the compressed form of a file is there, and has all of it.
+fn is_whole(compressed: &Path, path: &Path) -> bool {
+    #[cfg(feature = "zstd")]
+    return super::compress::has_all(compressed, path).unwrap_or(false);
+    #[cfg(not(feature = "zstd"))]
+    {
+        let _ = (compressed, path);
+        false
+    }
+}
+
+/// How a file ends.
+struct End {
+    /// The bytes up to the end of the last whole line.
+    whole: u64,
+    /// The bytes behind it.
+    torn: u64,
+    /// The seq of that line.
+    seq: Option<u64>,
+}
+
+fn end(path: &Path) -> io::Result<End> {
+    let mut file = File::open(path)?;
     let len = file.metadata()?.len();
-    let (end, seq) = last_line(&mut file, len)?;
-    if end < len {
-        file.set_len(end)?;
+    let (whole, seq) = last_line(&mut file, len)?;
+    Ok(End { whole, torn: len - whole, seq })
+}
+
+/// Cuts off what is behind the last whole line.
+fn cut(path: &Path, end: &End, durable: bool) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).open(path)?;
+    if end.torn > 0 {
+        file.set_len(end.whole)?;
     }
     if durable {
         file.sync_all()?;
     }
-    Ok((seq, len - end))
+    Ok(())
 }
 
 /// The end of the last whole line in a file of this length, and the seq of that line.
