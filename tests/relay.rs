@@ -228,6 +228,12 @@ fn pausing_loses_nothing_in_the_smallest_rings() {
 }
 
 #[test]
+fn a_deadline_that_no_clock_can_tell_is_refused() {
+    let run = feed(b"", &["--out", "-", "--deadline", "18446744073709551615"]).expect(2);
+    run.told("18446744073709551615 is not in 0..=31536000");
+}
+
+#[test]
 fn a_ring_too_small_for_its_publishers_is_refused() {
     let run = feed(b"", &["--out", "-", "--events", "4", "--publishers", "4"]).expect(1);
     run.told("lapwing: 4 publishers need a ring of more events than 4; nothing was relayed\n");

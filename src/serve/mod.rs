@@ -83,6 +83,9 @@ use crate::stream::EventStream;
 const PAGE_POLICY: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; \
      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
+/// What can be added to any time of a clock: longer ones are as long.
+const A_YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// A server of one stream. See [the module](self).
 ///
 /// It does not close the stream, but keeps it from being closed by being dropped: [`close`](EventStream::close) it, and each client gets
@@ -135,7 +138,7 @@ impl Server {
     /// After how long a silence a client gets a comment, by which it sees that the connection stands: 15 seconds if not told, at least a
     /// millisecond.
     pub fn heartbeat(mut self, silence: Duration) -> Self {
-        self.limits.heartbeat = silence.max(Duration::from_millis(1));
+        self.limits.heartbeat = silence.clamp(Duration::from_millis(1), A_YEAR);
         self
     }
 
@@ -160,7 +163,7 @@ impl Server {
     /// How long the head of a request may take, from the connection or the end of the last request on: 10 seconds if not told. Then the
     /// connection is closed.
     pub fn header_timeout(mut self, timeout: Duration) -> Self {
-        self.limits.header_timeout = timeout;
+        self.limits.header_timeout = timeout.min(A_YEAR);
         self
     }
 

@@ -137,6 +137,16 @@ fn heartbeats_come_after_silence_only() {
 }
 
 #[test]
+fn times_that_no_clock_can_tell_do_no_harm() {
+    let served = Served::with(Config::new(), |server| {
+        server.heartbeat(Duration::MAX).header_timeout(Duration::MAX).body_timeout(Duration::MAX)
+    });
+    let mut events = Events::new(served.address, "", "");
+    publish(&served.stream, 1);
+    assert_eq!(events.frame().unwrap().number("seq"), 1);
+}
+
+#[test]
 fn who_gets_nothing_sees_that_the_connection_stands() {
     let served = Served::with(Config::new(), |server| server.heartbeat(Duration::from_millis(50)));
     let mut nothing = Events::new(served.address, "?types=none-of-these", "");

@@ -17,6 +17,9 @@ use crate::pace::{Pace, Watched};
 use crate::setup::{is_standard, spawn};
 use crate::tell;
 
+/// A year, in seconds: what can be added to any time.
+const MAX_DEADLINE: u64 = 365 * 24 * 3600;
+
 /// The sinks.
 #[derive(clap::Args)]
 #[group(skip)]
@@ -47,11 +50,17 @@ pub struct Args {
     #[command(flatten)]
     pub server: crate::serve::Args,
     /// How long the sinks may take for what is left when the input has ended, or when it is told to stop.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, help_heading = "Sinks")]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 30,
+        help_heading = "Sinks",
+        value_parser = clap::value_parser!(u64).range(..=MAX_DEADLINE)
+    )]
     deadline: u64,
 }
 
-fn fsync(text: &str) -> Result<Fsync, String> {
+pub fn fsync(text: &str) -> Result<Fsync, String> {
     match text {
         "never" => Ok(Fsync::Never),
         "batch" => Ok(Fsync::EveryBatch),

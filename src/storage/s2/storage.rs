@@ -393,7 +393,7 @@ impl Lane<'_> {
     ) -> Result<(), S2Error> {
         let target = &self.link.target;
         loop {
-            let due = self.batch.begun.map(|begun| begun + self.config.linger);
+            let due = self.batch.begun.and_then(|begun| begun.checked_add(self.config.linger));
             let next_bytes = self.ready.front().map(|ready| ready.bytes);
             tokio::select! {
                 acknowledged = first(&mut self.sent), if !self.sent.is_empty() => match acknowledged {
