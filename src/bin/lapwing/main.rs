@@ -1,41 +1,41 @@
 //! The `lapwing` command.
 #![deny(missing_docs, clippy::undocumented_unsafe_blocks, unsafe_op_in_unsafe_fn)]
 
-mod generate;
-mod input;
-mod listen;
-mod pace;
-mod pipeline;
-mod progress;
-mod publish;
-mod relay;
-mod replay;
+pub(crate) mod generate;
+pub(crate) mod input;
+pub(crate) mod listen;
+pub(crate) mod pace;
+pub(crate) mod pipeline;
+pub(crate) mod progress;
+pub(crate) mod publish;
+pub(crate) mod relay;
+pub(crate) mod replay;
 #[cfg(feature = "s2")]
-mod s2;
+pub(crate) mod s2;
 #[cfg(feature = "serve")]
-mod serve;
-mod setup;
-mod sinks;
-mod stop;
-mod tail;
-mod tell;
-mod truncate;
+pub(crate) mod serve;
+pub(crate) mod setup;
+pub(crate) mod sinks;
+pub(crate) mod stop;
+pub(crate) mod tail;
+pub(crate) mod tell;
+pub(crate) mod truncate;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tell::tell;
+pub(crate) use tell::tell;
 
 /// A lock-free broadcast bus for telemetry events: a slow reader is lapped and told what it lost, a publisher never waits.
 #[derive(Parser)]
 #[command(version)]
-struct Cli {
+pub(crate) struct Cli {
     #[command(subcommand)]
-    command: Command,
+    pub(crate) command: Command,
 }
 
 #[derive(Subcommand)]
-enum Command {
+pub(crate) enum Command {
     Relay(relay::Args),
     Replay(replay::Args),
     Tail(tail::Args),

@@ -67,9 +67,9 @@ enum OnLag {
 
 /// How many times as fast as recorded; nothing for as fast as possible.
 #[derive(Clone, Copy)]
-struct Speed(Option<f64>);
+pub struct Speed(pub Option<f64>);
 
-fn speed(text: &str) -> Result<Speed, String> {
+pub fn speed(text: &str) -> Result<Speed, String> {
     if text == "flat" {
         return Ok(Speed(None));
     }

@@ -43,7 +43,7 @@ pub struct Args {
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     publishers: u16,
     #[command(flatten)]
-    common: pipeline::Args,
+    pub common: pipeline::Args,
 }
 
 const EXAMPLES: &str = "\

@@ -147,7 +147,7 @@ fn failed(error: &io::Error) -> String {
 }
 
 /// The address of the stream of a server.
-fn address(url: &str) -> String {
+pub fn address(url: &str) -> String {
     let url = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
     let authority = url.find("://").map_or(0, |at| at + 3);
     match url[authority..].find('/') {
@@ -200,7 +200,7 @@ fn print(
 }
 
 /// Time of the day (UTC), category, type and data.
-fn describe(envelope: &str, line: &mut String) -> Result<(), String> {
+pub fn describe(envelope: &str, line: &mut String) -> Result<(), String> {
     let invalid = |error| format!("the server sent what is no event: {error}: {}", shown(envelope));
     let Envelope { seq, event } = serde_json::from_str(envelope).map_err(invalid)?;
     let ms = event.ts.div_euclid(1000).rem_euclid(24 * 3600 * 1000);
@@ -230,20 +230,20 @@ fn shown(text: &str) -> String {
 }
 
 /// A stream of server-sent events.
-struct Stream<R> {
+pub struct Stream<R> {
     input: BufReader<R>,
     line: Vec<u8>,
 }
 
 #[derive(Debug, Default, PartialEq)]
-struct Frame {
-    id: Option<String>,
-    event: String,
-    data: String,
+pub struct Frame {
+    pub id: Option<String>,
+    pub event: String,
+    pub data: String,
 }
 
 impl<R: Read> Stream<R> {
-    fn new(input: R) -> Self {
+    pub fn new(input: R) -> Self {
         Self { input: BufReader::with_capacity(64 << 10, input), line: Vec::new() }
     }
 
@@ -253,7 +253,7 @@ impl<R: Read> Stream<R> {
     }
 
     /// The next one. One that is not whole when the stream ends is none.
-    fn next(&mut self) -> io::Result<Option<Frame>> {
+    pub fn next(&mut self) -> io::Result<Option<Frame>> {
         let mut frame = Frame::default();
         let mut begun = false;
         loop {
