@@ -18,7 +18,7 @@ use crate::traced::{Child, Status};
 const MOST_STEPS: usize = if cfg!(debug_assertions) { 30_000 } else { 100_000 };
 /// In a publish of no more instructions each stop is made with every fate. In a longer one only those around a change are, and the others
 /// have the fates in turn; in one that is longer than the second number all have.
-const SHORT: usize = if cfg!(debug_assertions) { 0 } else { 700 };
+const SHORT: usize = if cfg!(debug_assertions) { 100 } else { 700 };
 const LONG: usize = if cfg!(debug_assertions) { 1000 } else { 5000 };
 /// Of the first event of the stopped publisher: even, and so large where there are large ones.
 const STOPPED: u64 = 500;

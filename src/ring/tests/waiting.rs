@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
@@ -371,4 +371,32 @@ fn a_waker_that_panics_harms_neither_its_publisher_nor_other_readers() {
     assert!(pin!(cancelled.read_async()).poll(&mut Context::from_waker(&broken)).is_pending());
     canceller.cancel();
     assert_eq!(all_wait(&|| assert!(ring.close())), 0);
+}
+
+/// A waker that makes another reader.
+struct Makes(Handle, Mutex<Option<Reader>>);
+
+impl Wake for Makes {
+    fn wake(self: Arc<Self>) {
+        *self.1.lock().unwrap() = Some(self.0.reader_from_now());
+    }
+}
+
+#[test]
+fn a_walk_comes_to_all_when_a_reader_is_made_meanwhile() {
+    const READERS: usize = 40;
+    let ring = Ring::new(4, 8).unwrap();
+    let mut readers = (0..READERS).map(|_| ring.reader_from_oldest()).collect::<Vec<_>>();
+    wait_once(&ring, &mut readers[READERS / 2]); // the next walk begins behind it, and comes round to it last
+    readers.iter_mut().for_each(Reader::move_to_now);
+    let makes = Arc::new(Makes(ring.handle(), Mutex::new(None)));
+    let waker = Waker::from(Arc::clone(&makes));
+    let mut futures = readers.iter_mut().map(|reader| Box::pin(reader.read_async())).collect::<Vec<_>>();
+    for (at, future) in futures.iter_mut().enumerate() {
+        let waker = if at == READERS / 2 + 1 { &waker } else { Waker::noop() };
+        assert!(future.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
+    }
+    ring.publish(b"event").unwrap();
+    assert!(makes.1.lock().unwrap().is_some());
+    assert_eq!(list(&ring).waiting(), 0);
 }
