@@ -335,3 +335,26 @@ fn values() {
 fn three_slots() {
     stress(Ring::new(3, MAX_WORDS as usize * 8).unwrap());
 }
+
+/// An event that comes between the look of the filter and the look at the event is not looked at unfiltered.
+#[test]
+fn a_look_gives_nothing_that_the_filter_does_not_want() {
+    let ring = Ring::new(4, 8).unwrap();
+    let mut reader = ring.reader_from_oldest();
+    reader.set_filter(|tag| tag == 1);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..EVENTS / 4 {
+                ring.publish_tagged(0, b"unwanted").unwrap();
+            }
+            ring.close();
+        });
+        loop {
+            match reader.try_look(|event| (event.seq(), event.tag())) {
+                Ok(Read::Event(event)) => panic!("{event:?} is not wanted"),
+                Ok(Read::Dropped(_)) | Err(TryReadError::Empty) => {}
+                Err(TryReadError::Closed) => break,
+            }
+        }
+    });
+}

@@ -383,10 +383,24 @@ impl Reader<Bytes> {
     #[inline]
     pub fn try_look<R>(&mut self, look: impl FnOnce(&Look<'_>) -> R) -> Result<Read<R>, TryReadError> {
         let slot_bytes = self.shared().slot_bytes;
-        while self.filter.is_some() && self.skip_unwanted() == Err(self.next << 1) {}
-        let looked = self.advance(|seq, words, _, _| {
-            let header = words[0].load(Relaxed);
-            look(&Look { seq, tag: header as u16, len: Bytes::len(header, slot_bytes), words: &words[1..] })
+        let mut skipped = Ok(());
+        while self.filter.is_some() {
+            skipped = self.skip_unwanted();
+            if skipped != Err(self.next << 1) {
+                break;
+            }
+        }
+        // What was not there for the filter is not there: it may come before the next line, wanted or not.
+        let looked = skipped.and_then(|()| {
+            self.advance(|seq, words, _, _| {
+                let header = words[0].load(Relaxed);
+                look(&Look {
+                    seq,
+                    tag: header as u16,
+                    len: Bytes::len(header, slot_bytes),
+                    words: &words[1..],
+                })
+            })
         });
         match looked {
             Ok((_, result)) => Ok(Read::Event(result)),
