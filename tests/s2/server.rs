@@ -1,7 +1,7 @@
 //! A real S2 server as a child process, on a port and a folder of its own.
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::sync::atomic::Ordering::Relaxed;
@@ -12,7 +12,7 @@ use s2_sdk::S2;
 use s2_sdk::error::ReadError;
 use s2_sdk::types::{
     AppendInput, AppendRecord, AppendRecordBatch, CreateBasinInput, CreateStreamInput, DeleteStreamInput,
-    ReadFrom, ReadInput, ReadStart, S2Config, S2Endpoints, SequencedRecord,
+    ReadFrom, ReadInput, ReadStart, RetentionPolicy, S2Config, S2Endpoints, SequencedRecord, StreamConfig,
 };
 use tokio::runtime::Runtime;
 
@@ -50,6 +50,8 @@ pub struct Server {
     program: &'static PathBuf,
     port: u16,
     folder: tempfile::TempDir,
+    /// For how many seconds it keeps a record, if not for as long as it lives.
+    keeps: Option<u64>,
     runtime: Runtime,
     client: S2,
 }
@@ -64,17 +66,24 @@ impl Server {
 
     /// With [`BASIN`] only.
     pub fn without_stream() -> Self {
-        Self::of(&TEST_PROGRAM)
+        Self::of(&TEST_PROGRAM, None)
     }
 
     /// With [`BASIN`] and [`STREAM`], optimized.
     pub fn release() -> Self {
-        let server = Self::of(&RELEASE_PROGRAM);
+        let server = Self::of(&RELEASE_PROGRAM, None);
         server.create_stream(STREAM);
         server
     }
 
-    fn of(program: &'static PathBuf) -> Self {
+    /// As [`release`](Self::release). What is older than so many seconds is removed, also from the disk.
+    pub fn release_keeping(seconds: u64) -> Self {
+        let server = Self::of(&RELEASE_PROGRAM, Some(seconds));
+        server.create_stream(STREAM);
+        server
+    }
+
+    fn of(program: &'static PathBuf, keeps: Option<u64>) -> Self {
         // Below those that the system gives to whoever asks for any port: it must be free again when the server is killed.
         static NEXT: AtomicU16 = AtomicU16::new(0);
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
@@ -82,13 +91,13 @@ impl Server {
             .find_map(|_| {
                 let port =
                     20_000 + (std::process::id() as u16 % 1000 * 12 + NEXT.fetch_add(1, Relaxed)) % 12_000;
-                Some((spawn(program, port, &folder)?, port))
+                Some((spawn(program, port, &folder, keeps)?, port))
             })
             .expect("the S2 server starts");
         STARTED.fetch_add(1, Relaxed);
         let runtime = runtime();
         let client = runtime.block_on(async { client(&format!("http://127.0.0.1:{port}")) });
-        let server = Self { child, program, port, folder, runtime, client };
+        let server = Self { child, program, port, folder, keeps, runtime, client };
         let basin = CreateBasinInput::new(BASIN.parse().unwrap());
         server.runtime.block_on(server.client.create_basin(basin)).unwrap();
         server
@@ -103,7 +112,11 @@ impl Server {
     }
 
     pub fn create_stream(&self, name: &str) {
-        let stream = CreateStreamInput::new(name.parse().unwrap());
+        let mut config = StreamConfig::new();
+        if let Some(seconds) = self.keeps {
+            config = config.with_retention_policy(RetentionPolicy::Age(seconds));
+        }
+        let stream = CreateStreamInput::new(name.parse().unwrap()).with_config(config);
         self.runtime.block_on(self.client.basin(BASIN.parse().unwrap()).create_stream(stream)).unwrap();
     }
 
@@ -132,14 +145,27 @@ impl Server {
     pub fn records(&self) -> Vec<SequencedRecord> {
         let mut records: Vec<SequencedRecord> = Vec::new();
         loop {
-            let next = records.last().map_or(0, |record| record.seq_num + 1);
-            let start = ReadStart::new().with_from(ReadFrom::SeqNum(next));
-            match self.runtime.block_on(self.stream().read(ReadInput::new().with_start(start))) {
-                Ok(batch) => records.extend(batch.records),
-                Err(ReadError::ReadUnwritten(_)) => return records,
-                Err(error) => panic!("{error}"),
+            let next = self.records_from(records.last().map_or(0, |record| record.seq_num + 1));
+            if next.is_empty() {
+                return records;
             }
+            records.extend(next);
         }
+    }
+
+    /// The next records, as many as the server gives at once; none if there are no more yet.
+    pub fn records_from(&self, seq_num: u64) -> Vec<SequencedRecord> {
+        let start = ReadStart::new().with_from(ReadFrom::SeqNum(seq_num));
+        match self.runtime.block_on(self.stream().read(ReadInput::new().with_start(start))) {
+            Ok(batch) => batch.records,
+            Err(ReadError::ReadUnwritten(_)) => Vec::new(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Where it keeps everything.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// Ends it, without giving it the time to do anything more.
@@ -150,7 +176,8 @@ impl Server {
 
     /// Starts it again after it was killed: with what it holds, at the same address.
     pub fn restart(&mut self) {
-        self.child = spawn(self.program, self.port, &self.folder).expect("the S2 server starts again");
+        self.child =
+            spawn(self.program, self.port, &self.folder, self.keeps).expect("the S2 server starts again");
         self.client = self.runtime.block_on(async { client(&self.url()) });
     }
 
@@ -178,9 +205,9 @@ impl Drop for Server {
 }
 
 /// Starts the program and waits until it listens. `None` when it ends before that, as it does when the port is in use.
-fn spawn(program: &PathBuf, port: u16, folder: &tempfile::TempDir) -> Option<Child> {
+fn spawn(program: &PathBuf, port: u16, folder: &tempfile::TempDir, keeps: Option<u64>) -> Option<Child> {
     let mut command = Command::new(program);
-    command.arg(port.to_string()).arg(folder.path());
+    command.arg(port.to_string()).arg(folder.path()).args(keeps.map(|seconds| seconds.to_string()));
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let mut line = String::new();
