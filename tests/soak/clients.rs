@@ -25,8 +25,6 @@ pub enum Habit {
 }
 
 const SLOW: f64 = 200_000.0;
-/// How many frames one that comes and goes takes at a time, at most.
-const STAY: u64 = 200_000;
 
 /// What became of a client.
 pub struct Done {
@@ -45,6 +43,8 @@ pub struct Client<'a> {
     pub epoch: &'a str,
     /// The number of the last event, when there is one.
     pub total: &'a AtomicU64,
+    /// How many events one that comes and goes takes at a time, at most.
+    pub patience: u64,
     /// Whether it stays until the server closes.
     pub stays: bool,
 }
@@ -84,7 +84,9 @@ impl Client<'_> {
         socket.write_all(head.as_bytes()).map_err(failed)?;
 
         let leaves_after = match self.habit {
-            Habit::ComesAndGoes => account.delivered + 1 + mix(connection << 32 | self.number as u64) % STAY,
+            Habit::ComesAndGoes if !self.stays => {
+                account.delivered + 1 + mix(connection << 32 | self.number as u64) % self.patience
+            }
             _ => u64::MAX,
         };
         let mut body = Body::new();

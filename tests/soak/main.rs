@@ -259,7 +259,10 @@ fn soak(plan: &Plan) -> Result<String, String> {
         let habit =
             [Habit::All, Habit::Slow, Habit::OneCategory, Habit::ComesAndGoes, Habit::All][number % 5];
         let (address, total, epoch) = (relay.serving, Arc::clone(&total), epoch.clone());
-        thread::spawn(move || Client { number, habit, address, epoch: &epoch, total: &total, stays }.run())
+        let patience = rate * 2;
+        thread::spawn(move || {
+            Client { number, habit, address, epoch: &epoch, total: &total, patience, stays }.run()
+        })
     };
     let everybody: Vec<_> = (0..clients).map(|number| client(number, false)).collect();
     let (start, busy_before) = (Instant::now(), busy(pid));
