@@ -10,8 +10,9 @@ use super::slots::{Absent, READER_AHEAD};
 use super::{Bytes, Dropped, Payload, Read, Typed, copy};
 use crate::sync::AtomicU64;
 
+const FILTER_WORDS: usize = (u16::MAX as usize + 1) / 64;
 /// One bit for every tag that is wanted.
-type Filter = [u64; (u16::MAX as usize + 1) / 64];
+type Filter = [u64; FILTER_WORDS];
 
 /// A position in a ring, and a buffer that events are copied into.
 ///
@@ -288,7 +289,7 @@ impl<P: Payload> Reader<P> {
     }
 
     pub(crate) fn filter_by(&mut self, mut wanted: impl FnMut(u16) -> bool) {
-        let mut filter = Filter::from([0; _]);
+        let mut filter: Filter = [0; FILTER_WORDS];
         for tag in 0..=u16::MAX {
             filter[usize::from(tag / 64)] |= u64::from(wanted(tag)) << (tag % 64);
         }
