@@ -3,6 +3,7 @@
 //! | who | when no thread can be had |
 //! | --- | --- |
 //! | `JsonLines::open` with compression | an error that names the directory; the directory is free again |
+//! | `lapwing relay`, with any number of threads that is too small | one line that says what could not be started, and status 1 |
 //!
 //! The limit is the system's, `RLIMIT_NPROC`. It does not bind root, so that a child of root first becomes a user who owns nothing.
 #![cfg(all(target_os = "linux", feature = "zstd"))]
@@ -75,4 +76,41 @@ fn child_compresses() {
     println!("NO THREAD: {error}");
     // It is not locked, and what needs no thread works.
     JsonLines::open(&dir, JsonLinesConfig::new()).unwrap();
+}
+
+/// With more and more threads to be had, until they are enough.
+#[cfg(all(feature = "cli", feature = "serve"))]
+#[test]
+fn the_command_without_enough_threads() {
+    use std::os::unix::process::CommandExt;
+
+    let dir = open_dir();
+    // Where they are, that user may not read them.
+    let (command, input) = (dir.path().join("lapwing"), dir.path().join("input"));
+    std::fs::copy(env!("CARGO_BIN_EXE_lapwing"), &command).unwrap();
+    std::fs::copy("examples/telemetry.ndjson", &input).unwrap();
+    let relay = |threads: u64| {
+        let mut relay = Command::new(&command);
+        relay.arg("relay").arg(&input).arg("--out").arg(dir.path().join("out"));
+        relay.args(["--out-compress", "3", "--serve", "127.0.0.1:0"]);
+        // SAFETY: what it calls may be called between fork and exec.
+        unsafe { relay.pre_exec(move || limit_threads(threads)) };
+        relay.output().unwrap()
+    };
+    let mut refused = 0;
+    let enough = (1..200).find(|&threads| {
+        let output = relay(threads);
+        let told = text(&output);
+        assert!(
+            matches!(output.status.code(), Some(0 | 1)),
+            "{threads} threads: {:?}: {told}",
+            output.status
+        );
+        if output.status.code() == Some(1) {
+            assert!(told.contains("thread"), "{threads} threads: {told}");
+            refused += 1;
+        }
+        output.status.success()
+    });
+    assert!(enough.is_some() && refused > 0, "{enough:?}, {refused} refused");
 }

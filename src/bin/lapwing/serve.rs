@@ -76,8 +76,12 @@ impl Bound {
         for (name, status) in sinks {
             server = server.sink(name, status);
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| format!("cannot start the threads of the server: {error}"))?;
+        // tokio panics where it cannot start a worker.
+        let runtime =
+            std::panic::catch_unwind(|| tokio::runtime::Builder::new_multi_thread().enable_all().build());
+        let runtime = runtime
+            .unwrap_or_else(|_| Err(std::io::Error::other("the system has none to give")))
+            .map_err(|error| format!("cannot start the threads of the server: {error}"))?;
         let (shutdown, shut_down) = oneshot::channel::<()>();
         let (end, ended) = mpsc::channel();
         let listener = self.listener;
