@@ -1,14 +1,17 @@
 //! The server of a relay.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use lapwing::serve::{Server, Token, TokenError};
 use lapwing::storage::StatusHandle;
 use lapwing::stream::EventStream;
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
@@ -76,11 +79,11 @@ impl Bound {
         for (name, status) in sinks {
             server = server.sink(name, status);
         }
-        // tokio panics where it cannot start a worker.
-        let runtime =
-            std::panic::catch_unwind(|| tokio::runtime::Builder::new_multi_thread().enable_all().build());
-        let runtime = runtime
-            .unwrap_or_else(|_| Err(std::io::Error::other("the system has none to give")))
+        let workers = thread::available_parallelism().map_or(1, usize::from);
+        let runtime = try_threads(workers + 1)
+            .and_then(|()| {
+                tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()
+            })
             .map_err(|error| format!("cannot start the threads of the server: {error}"))?;
         let (shutdown, shut_down) = oneshot::channel::<()>();
         let (end, ended) = mpsc::channel();
@@ -96,6 +99,16 @@ impl Bound {
         })?;
         Ok(Serving { shutdown, ended })
     }
+}
+
+/// Whether there are so many threads to be had. tokio's start panics, or does not return, where it gets a part of its workers only.
+fn try_threads(count: usize) -> io::Result<()> {
+    let gate = Mutex::new(());
+    thread::scope(|scope| {
+        let _closed = gate.lock();
+        let started = |_| thread::Builder::new().spawn_scoped(scope, || drop(gate.lock())).map(drop);
+        (0..count).try_for_each(started)
+    })
 }
 
 impl Serving {
