@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
-use crate::check::Violation;
 use crate::payload::{Origin, PUBLISHERS};
+use crate::violation::Violation;
 
 pub const CATEGORIES: [&str; 6] = ["console", "network", "page", "api", "system", "weather"];
 

@@ -33,9 +33,11 @@ mod check;
 mod event;
 mod payload;
 mod ring;
+mod scene;
 mod self_test;
 mod serve;
 mod stream;
+mod violation;
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};

@@ -1,6 +1,6 @@
 //! Payloads that say what they are: who published them, as which of its events, and every further word follows from those.
 
-use crate::check::Violation;
+use crate::violation::Violation;
 
 /// The most publishers of a ring.
 pub const PUBLISHERS: usize = 8;

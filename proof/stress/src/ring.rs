@@ -17,8 +17,9 @@ use lapwing::ring::{
     ReadError, Reader, RingOf, TryReadError, Typed, TypedEvent, Wait,
 };
 
-use crate::check::{Account, OrFail, TOTALS, Violation, fail, join_all};
+use crate::check::{Account, OrFail, TOTALS, fail, join_all};
 use crate::payload::{Origin, PUBLISHERS, Rng, TAGS};
+use crate::violation::Violation;
 
 /// The most events of a batch.
 const BATCH: usize = 64;

@@ -14,9 +14,10 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-use crate::check::{Account, OrFail, Violation, fail, join_all};
+use crate::check::{Account, OrFail, fail, join_all};
 use crate::payload::{Origin, Rng};
-use crate::stream::Scene;
+use crate::scene::Scene;
+use crate::violation::Violation;
 
 /// No answer takes so long.
 const TIMEOUT: Duration = Duration::from_secs(120);

@@ -13,33 +13,24 @@ use futures_core::Stream;
 use lapwing::event::Event;
 use lapwing::storage::{Fsync, JsonLines, JsonLinesConfig, StorageWriter};
 use lapwing::stream::{
-    BatchError, Canceller, CategorySet, Config, EventStream, Exclusive, Handle, Publish, PublishError,
-    RawEnvelope, ReadError, ReadResult, Reader, TryReadError,
+    BatchError, CategorySet, Config, EventStream, Exclusive, Handle, Publish, PublishError, RawEnvelope,
+    ReadError, ReadResult, Reader, TryReadError,
 };
 use serde_json::Value;
 
-use crate::check::{Account, OrFail, TOTALS, Violation, fail, join_all};
+use crate::check::{Account, OrFail, TOTALS, fail, join_all};
 use crate::event::{CATEGORIES, ENVELOPE_BYTES, INLINE_BYTES};
 use crate::payload::{Origin, Rng};
 use crate::ring::block_on;
+use crate::scene::Scene;
 use crate::serve;
+use crate::violation::Violation;
 
 /// What is at work beside publishers and readers.
 #[derive(Clone, Copy)]
 pub struct With {
     pub storage: bool,
     pub server: bool,
-}
-
-/// What the threads of one stream share.
-pub struct Scene {
-    pub handle: Handle,
-    /// Where the steady reader is.
-    at: AtomicU64,
-    is_paced: bool,
-    pub published: AtomicU64,
-    refused: AtomicU64,
-    cancellers: Mutex<Vec<Canceller>>,
 }
 
 /// One event, or a batch, by one of two kinds of publisher.

@@ -1,7 +1,7 @@
 //! Finished files are compressed, by a thread of its own.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -91,21 +91,6 @@ fn compress(dir: &Path, path: &Path, level: i32, stop: &AtomicBool) -> Result<()
     }
     sync_dir(dir)?;
     std::fs::remove_file(path).map_err(FileError::new("remove", path))
-}
-
-/// Whether a compressed file has what another file has, and no more.
-pub(super) fn has_all(compressed: &Path, path: &Path) -> io::Result<bool> {
-    let mut compressed = BufReader::new(zstd::Decoder::new(File::open(compressed)?)?);
-    let mut plain = BufReader::new(File::open(path)?);
-    loop {
-        let (left, right) = (compressed.fill_buf()?, plain.fill_buf()?);
-        let len = left.len().min(right.len());
-        if len == 0 || left[..len] != right[..len] {
-            return Ok(left.is_empty() && right.is_empty());
-        }
-        compressed.consume(len);
-        plain.consume(len);
-    }
 }
 
 /// Writes the compressed form, and makes it durable. False if it was stopped.

@@ -113,11 +113,29 @@ fn remove_leftovers(dir: &Path) -> Result<(), FileError> {
 /// Whether the compressed form of a file is there, and has all of it.
 fn is_whole(compressed: &Path, path: &Path) -> bool {
     #[cfg(feature = "zstd")]
-    return super::compress::has_all(compressed, path).unwrap_or(false);
+    return has_all(compressed, path).unwrap_or(false);
     #[cfg(not(feature = "zstd"))]
     {
         let _ = (compressed, path);
         false
+    }
+}
+
+/// Whether a compressed file has what another file has, and no more.
+#[cfg(feature = "zstd")]
+fn has_all(compressed: &Path, path: &Path) -> io::Result<bool> {
+    use std::io::{BufRead, BufReader};
+
+    let mut compressed = BufReader::new(zstd::Decoder::new(File::open(compressed)?)?);
+    let mut plain = BufReader::new(File::open(path)?);
+    loop {
+        let (left, right) = (compressed.fill_buf()?, plain.fill_buf()?);
+        let len = left.len().min(right.len());
+        if len == 0 || left[..len] != right[..len] {
+            return Ok(left.is_empty() && right.is_empty());
+        }
+        compressed.consume(len);
+        plain.consume(len);
     }
 }
 

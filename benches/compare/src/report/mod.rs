@@ -5,6 +5,11 @@ pub mod plot;
 pub mod readme;
 pub mod table;
 
+use crate::harness::Table;
+
+/// A scenario's name, what it is about, and what came out.
+pub type Ran = (&'static str, &'static str, Vec<Table>);
+
 /// Of a scenario's files, and what a link within the README calls its heading.
 fn file_name(scenario: &str) -> String {
     scenario.replace([' ', ','], "-").replace("--", "-")

@@ -4,11 +4,8 @@ use std::fmt::Write;
 use std::process::Command;
 
 use super::plot::Plot;
-use super::{file_name, table};
-use crate::harness::{Table, Verdict};
-
-/// A scenario's name, what it is about, and what came out.
-pub type Ran = (&'static str, &'static str, Vec<Table>);
+use super::{Ran, file_name, table};
+use crate::harness::Verdict;
 
 const CRATES: &[&str] = &[
     "async-broadcast",

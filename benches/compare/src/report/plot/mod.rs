@@ -14,8 +14,7 @@ use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::readme::Ran;
-use super::{file_name, table};
+use super::{Ran, file_name, table};
 use crate::harness::{Row, Table};
 
 /// What can be drawn of a scenario.
