@@ -361,8 +361,7 @@ fn is_key(json: &[u8], end: usize) -> bool {
 }
 
 /// Removes from `strings` those that begin within one of `ranges`. Both are in order.
-fn remove_within(strings: &mut Vec<Text>, ranges: &[Range<usize>]) {
-    let mut ranges = ranges;
+fn remove_within(strings: &mut Vec<Text>, mut ranges: &[Range<usize>]) {
     strings.retain(|string| {
         while let [range, rest @ ..] = ranges
             && range.end <= string.first()

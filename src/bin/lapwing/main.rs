@@ -1,6 +1,7 @@
 //! The `lapwing` command.
 #![deny(missing_docs, clippy::undocumented_unsafe_blocks, unsafe_op_in_unsafe_fn)]
 
+// Visible in the whole crate for the fuzz targets, which take this file in.
 pub(crate) mod generate;
 pub(crate) mod input;
 pub(crate) mod listen;
