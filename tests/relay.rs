@@ -560,7 +560,8 @@ fn what_was_published_before_the_signal_is_in_the_sink() {
         let published = summary["published"].as_u64().unwrap();
         let (numbers, lost) = account(&lines_in(&out));
         assert_eq!((numbers, lost), ((1..=published).collect(), 0));
-        assert!(feeder.join().unwrap().unwrap() > published);
+        // The write that failed may have brought a part of its hundred.
+        assert!(feeder.join().unwrap().unwrap() + 100 > published);
     }
 }
 

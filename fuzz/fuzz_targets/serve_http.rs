@@ -235,7 +235,9 @@ fuzz_target!(|data: &[u8]| {
     // So long that whoever sends too slowly is told so, or not.
     let patience = if how & 2 != 0 { Duration::from_secs(100) } else { Duration::from_millis(25) };
     let answers = runtime.expect("a runtime").block_on(async {
-        let (client, io) = tokio::io::duplex(MAX_HEAD);
+        // Room for every answer. hyper 1.12 puts the answer to a head that is none before what is left of an answer that the same
+        // client has not taken yet, and asserts that there is none where assertions are on.
+        let (client, io) = tokio::io::duplex(64 << 20);
         let service = TowerToHyperService::new(server.router());
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
