@@ -15,9 +15,9 @@ use std::task::Context;
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use bus::tasks::{Count, block_on};
 use bus::{
-    Count, ENVELOPE, assert_truncated_form, block_on, is_empty, next, of, owned, published, seqs, sized,
-    take, truncated,
+    ENVELOPE, assert_truncated_form, is_empty, next, of, owned, published, seqs, sized, take, truncated,
 };
 use lapwing::event::{Category, Envelope, Event, Source, SourceKind};
 use lapwing::ring::MAX_SEQ;

@@ -12,9 +12,10 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bus::tasks::{Count, block_on};
 use bus::{
-    Count, assert_json, assert_truncated_form, assert_whole, block_on, is_empty, next, of, published, seqs,
-    sized, take, truncated,
+    assert_json, assert_truncated_form, assert_whole, is_empty, next, of, published, seqs, sized, take,
+    truncated,
 };
 use lapwing::event::{Category, Event, InvalidReason, Source, SourceKind};
 use lapwing::ring::MAX_SEQ;

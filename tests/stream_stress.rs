@@ -12,7 +12,8 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::thread;
 
-use bus::{assert_truncated_form, block_on};
+use bus::assert_truncated_form;
+use bus::tasks::block_on;
 use lapwing::event::{Category, Event};
 use lapwing::stream::{
     BatchError, CategorySet, Config, EventStream, Handle, PublishError, RawEnvelope, ReadError, ReadResult,

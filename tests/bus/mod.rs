@@ -1,16 +1,13 @@
 //! What the tests of the event stream share.
 
 use std::borrow::Cow;
-use std::future::Future;
-use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
 
 use lapwing::event::{Category, Event, RawValue, Source, SourceKind};
 use lapwing::stream::{OwnedEnvelope, Publish, RawEnvelope, ReadResult, Reader, TryReadError};
 use serde_json::Value;
+
+#[path = "../tasks/mod.rs"]
+pub mod tasks;
 
 /// Bytes of `{"seq":`, `,"event":` and `}`.
 pub const ENVELOPE: usize = 17;
@@ -125,47 +122,6 @@ fn is_cut(whole: &Value, cut: &Value) -> bool {
             cut.iter().all(|(key, cut)| whole.get(key).is_some_and(|whole| is_cut(whole, cut)))
         }
         _ => whole == cut,
-    }
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-/// An executor of one task.
-pub fn block_on<F: Future>(future: F) -> F::Output {
-    let mut future = pin!(future);
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    loop {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            return output;
-        }
-        thread::park();
-    }
-}
-
-/// Counts its calls.
-#[derive(Default)]
-pub struct Count(AtomicUsize);
-
-impl Wake for Count {
-    fn wake(self: Arc<Self>) {
-        self.0.fetch_add(1, SeqCst);
-    }
-}
-
-impl Count {
-    pub fn new() -> (Arc<Self>, Waker) {
-        let count = Arc::new(Self::default());
-        (Arc::clone(&count), Waker::from(count))
-    }
-
-    pub fn get(&self) -> usize {
-        self.0.load(SeqCst)
     }
 }
 

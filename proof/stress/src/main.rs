@@ -37,6 +37,9 @@ mod scene;
 mod self_test;
 mod serve;
 mod stream;
+#[allow(dead_code)] // what only tests of the crate need
+#[path = "../../../tests/tasks/mod.rs"]
+mod tasks;
 mod violation;
 
 use std::collections::hash_map::RandomState;

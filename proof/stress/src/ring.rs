@@ -6,8 +6,8 @@ use std::pin::{Pin, pin};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
+use std::task::{Context, Poll, Waker};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use bytemuck::Pod;
@@ -19,6 +19,7 @@ use lapwing::ring::{
 
 use crate::check::{Account, OrFail, TOTALS, fail, join_all};
 use crate::payload::{Origin, PUBLISHERS, Rng, TAGS};
+use crate::tasks::block_on;
 use crate::violation::Violation;
 
 /// The most events of a batch.
@@ -362,26 +363,6 @@ enum Found {
     Nothing,
     Cancelled,
     Closed,
-}
-
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-/// An executor of one task.
-pub fn block_on<F: Future>(future: F) -> F::Output {
-    let mut future = pin!(future);
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    loop {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            return output;
-        }
-        thread::park();
-    }
 }
 
 /// Takes what was read into the account.

@@ -21,9 +21,9 @@ use serde_json::Value;
 use crate::check::{Account, OrFail, TOTALS, fail, join_all};
 use crate::event::{CATEGORIES, ENVELOPE_BYTES, INLINE_BYTES};
 use crate::payload::{Origin, Rng};
-use crate::ring::block_on;
 use crate::scene::Scene;
 use crate::serve;
+use crate::tasks::block_on;
 use crate::violation::Violation;
 
 /// What is at work beside publishers and readers.
